@@ -254,7 +254,8 @@ class _Preparation:
         if fit.reason is not None:
             file.tally.skip(line, fit.reason, fit.detail, messages)
         if fit.reason == OVER_LENGTH and self._request.overlength in ("error", "split"):
-            self._over_length.append((file.tally.name, line, fit.longest))
+            tokens = fit.longest + len(self._request.virtual_token_ids)
+            self._over_length.append((file.tally.name, line, tokens))
 
     def _count(
         self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_used: np.ndarray, is_eval: np.ndarray
@@ -317,7 +318,7 @@ class _Preparation:
         if fault := self._groups.fault():
             return fault
         if self._over_length:
-            return over_length_fault(self._over_length, self._request.most_tokens)
+            return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:
             return f"no usable row to train on: {why_skipped(self._tallies)}"
         if self._validation_split is not None and not self.validation.examples:

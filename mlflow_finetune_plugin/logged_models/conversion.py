@@ -190,7 +190,12 @@ def _full_layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
 
 
 def _layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
-    """Yield each adapted linear layer with its name in the base. The output head is left out: engines read its weight directly."""
+    """Yield each linear layer whose weights the adapter changes, with its name in the base.
+
+    The output head is left out: engines read its weight directly.
+    """
+    if not hasattr(model.base_model, "merge_and_unload"):
+        return
     head = model.get_base_model().get_output_embeddings()
     for name, module in model.get_base_model().named_modules():
         is_head = any(module is part for part in (head, getattr(head, "layer", None)))

@@ -217,6 +217,13 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
         options = continued_options(start, base, facts, adaptation, options, reasons)
         renderer = renderer_of(start, base)
     max_length = resolve_max_length(config.training, facts, reasons)
+    if (count := adaptation.virtual_tokens(options)) >= max_length:
+        raise ConfigError(
+            [
+                f"training.max_length = {max_length}: the {count} virtual tokens leave no token for a row; fix: raise it, or use fewer "
+                "options.num_virtual_tokens"
+            ]
+        )
     threads = choose_threads(facts.hidden_size, processes=processes)
     reasons["threads"] = str(threads)
     return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes, start)

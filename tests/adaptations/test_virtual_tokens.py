@@ -7,6 +7,7 @@ import datasets
 import pytest
 import torch
 from peft import PeftModel
+from pipeline_runs import config_for
 from safetensors.torch import load_file
 from tiny_bases import tiny_base
 from training.shared_steps import together
@@ -16,10 +17,11 @@ from transformers import AutoTokenizer
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.facts import BaseFacts
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
-from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.errors import BaseModelError, ConfigError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, context_length, greedy_answers
 from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids, with_virtual_tokens
 from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.planning.plan import make_plan
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.processes import Processes
 from mlflow_finetune_plugin.training.saving import Saves
@@ -226,3 +228,10 @@ def test_what_a_base_cannot_take_is_refused(llama):
     prefix = load_method("adaptation", "prefix")
     with pytest.raises(BaseModelError, match=r"options\.key_value_modules: elbow matches no module of this base"):
         prefix.resolve(prefix.Options(key_value_modules=["elbow"]), facts, {})
+
+
+@pytest.mark.bad_input
+def test_max_length_must_leave_room_for_a_row(llama, tmp_path):
+    config = config_for(tmp_path, llama, adaptation="prompt", training={"max_length": 16})
+    with pytest.raises(ConfigError, match="the 16 virtual tokens leave no token for a row"):
+        make_plan(config.model_copy(update={"options": {}}))

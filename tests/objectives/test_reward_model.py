@@ -48,6 +48,8 @@ SMALL = {
     "bottleneck": ({}, 1e-2),
     "ia3": ({}, 1e-1),
     "full": ({}, 1e-2),
+    "prompt": ({"num_virtual_tokens": 6}, 1e-2),
+    "prefix": ({"num_virtual_tokens": 6}, 1e-1),
 }
 STRANGER = """
 import json, sys
@@ -282,7 +284,9 @@ def test_what_needs_answers_refuses_a_reward_model(ran, logged, tmp_path):
         check_card(card, "my-rewards/1")
 
 
-@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name not in {"lora", *MODULES}])
+@pytest.mark.parametrize(
+    "adaptation", [name for name in method_names("adaptation") if name not in {"lora", "ptuning", *MODULES}]
+)
 def test_other_adaptations_train_reward_models(adaptation, tmp_path, empty_store):
     config = reward_config(tmp_path, tiny_base(tmp_path / "base"), adaptation)
     other = run_pipeline(tmp_path / "run", empty_store, config)
