@@ -88,7 +88,7 @@ class FullLayer(nn.Module, BaseTunerLayer):
     def active_copy(self, name: str) -> torch.Tensor | None:
         """Return the active trained copy of a weight, as it is saved, in the base's present precision; None without one."""
         owner = self._tied_to[name][0] if name in self._tied_to else self
-        own_name = name if owner is self else owner._name_of(self.base_layer.get_parameter(name))
+        own_name = name if owner is self else owner.name_of(self.base_layer.get_parameter(name))
         copies = getattr(owner, f"{_PREFIX}{own_name}")
         for adapter_name in self.active_adapters:
             if adapter_name in copies:
@@ -102,7 +102,7 @@ class FullLayer(nn.Module, BaseTunerLayer):
             copies = getattr(self, f"{_PREFIX}{name}")
             yield f"{_PREFIX}{name}.{adapter_name}", copies[adapter_name].detach().to(self._saved_dtypes[name])
 
-    def _name_of(self, weight: nn.Parameter) -> str:
+    def name_of(self, weight: nn.Parameter) -> str:
         return next(name for name, own in self.base_layer.named_parameters(recurse=False) if own is weight)
 
     def active_weights(self) -> dict[str, torch.Tensor]:

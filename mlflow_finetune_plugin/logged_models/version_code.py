@@ -52,7 +52,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "717129bce9b07786a2f6750eeed66fc7bd15eee97be5ee328bb7259e581d6ccd",
         )
     ),
-    "_full_tuner.py": frozenset(("0ceee731aed451f59a0de87a54b526d33c87421dbfaf2a266212f52fff65189c",)),
+    "_full_tuner.py": frozenset(("958dd0f2da763849c4a049a2fe4807722624a7a4c803e1a2248a09d2c90f588b",)),
     "_bottleneck_tuner.py": frozenset(
         (
             "3f9813c164eb13394c1c8b1ef2a63df58ccfeb47681b710e2858c13d8d5525b7",
