@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from reference_pages import cli, configuration, entry_points, errors, http_api, names, python_api
+from reference_pages import cli, configuration, entry_points, errors, http_api, names, peft_methods, python_api
 
 from mlflow_finetune_plugin.config.reference import json_schema, methods_table, mlproject
 
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _PAGES = {
     "configuration": configuration,
     "entry-points": entry_points,
+    "peft-methods": peft_methods,
     "cli": cli,
     "python": python_api,
     "http": http_api,

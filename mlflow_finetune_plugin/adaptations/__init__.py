@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # mypy checks here that every file satisfies the contract
     from transformers import PreTrainedModel
 
-    from mlflow_finetune_plugin.adaptations import bottleneck, ia3, lora, qlora
+    from mlflow_finetune_plugin.adaptations import bottleneck, full, ia3, lora, prefix, prompt, ptuning, qlora
     from mlflow_finetune_plugin.methods import AdaptationModule
 
-    _CHECKED: list[AdaptationModule] = [bottleneck, ia3, lora, qlora]
+    _CHECKED: list[AdaptationModule] = [bottleneck, full, ia3, lora, prefix, prompt, ptuning, qlora]
 
-__all__ = ["bottleneck", "ia3", "lora", "qlora", "task_type"]
+__all__ = ["bottleneck", "full", "ia3", "lora", "prefix", "prompt", "ptuning", "qlora", "task_type"]
 
 
 def task_type(model: PreTrainedModel) -> str:

@@ -11,6 +11,11 @@ from mlflow_finetune_plugin.base_models.facts import BaseFacts
 from mlflow_finetune_plugin.errors import BaseModelError
 
 _BLOCK = re.compile(r"(.+?\.\d+)\.(.+)")
+_KEYS = frozenset(("k_proj", "key", "key_proj", "wk", "k_lin"))
+_VALUES = frozenset(("v_proj", "value", "value_proj", "wv", "v_lin"))
+_FUSED = frozenset(
+    ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "qkv", "att_proj", "kv_proj", "kv_b_proj")
+)
 # Names of the last linear layer of a feed-forward in transformers' decoders.
 DOWN_PROJECTIONS = frozenset(
     ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2", "wo", "linear_2", "ff_out", "output_linear")
@@ -49,6 +54,29 @@ def decoder_blocks(base: BaseFacts, *, fix: str) -> list[Block]:
 def linears_in(base: BaseFacts, module: str) -> list[str]:
     """Return the linear layers of a module, or the module itself where it is linear."""
     return [name for name in base.linear_shapes if name == module or name.startswith(f"{module}.")]
+
+
+def keys_and_values(base: BaseFacts, block: Block, *, fix: str) -> list[str]:
+    """Return the linear layers of a block that compute keys and values, alone or fused with queries.
+
+    Raises:
+        BaseModelError: their names are not known. The message has the names that exist and the advice ``fix``.
+    """
+    layers = [name for module in block.attention for name in linears_in(base, module)]
+    keys, values, fused = (
+        [name for name in layers if name.rsplit(".", 1)[-1] in kind] for kind in (_KEYS, _VALUES, _FUSED)
+    )
+    if not fused and not (keys and values):
+        layer_list = ", ".join(block.inside(name) for name in layers)
+        raise BaseModelError(
+            f"keys and values of {block.name} are not recognised among its layers ({layer_list}) in this {base.model_type}; fix: {fix}"
+        )
+    return [*keys, *values, *fused]
+
+
+def are_fused(targets: Iterable[str]) -> bool:
+    """Return whether one of these layers computes queries, keys and values together."""
+    return any(name.rsplit(".", 1)[-1] in _FUSED for name in targets)
 
 
 def endings(base: BaseFacts, blocks: Iterable[Block], names: Iterable[str]) -> list[str]:

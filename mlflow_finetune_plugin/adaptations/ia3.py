@@ -16,9 +16,11 @@ from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.adaptations._blocks import (
     DOWN_PROJECTIONS,
     Block,
+    are_fused,
     check_names,
     decoder_blocks,
     endings,
+    keys_and_values,
     linears_in,
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
@@ -32,11 +34,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-_KEYS = frozenset(("k_proj", "key", "key_proj", "wk", "k_lin"))
-_VALUES = frozenset(("v_proj", "value", "value_proj", "wv", "v_lin"))
-_FUSED = frozenset(
-    ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "qkv", "att_proj", "kv_proj", "kv_b_proj")
-)
 _FIX = "name the layers in options.key_value_modules and options.feedforward_modules, or use -P adaptation=lora"
 
 
@@ -66,10 +63,10 @@ def resolve(options: IA3Options, base: BaseFacts, reasons: Reasons) -> IA3Option
             check_names(base, option, value, base.linear_shapes)
     blocks = decoder_blocks(base, fix=_FIX) if "auto" in update.values() else []
     if options.key_value_modules == "auto":
-        targets = endings(base, blocks, [name for block in blocks for name in _keys_and_values(base, block)])
+        targets = endings(base, blocks, [name for block in blocks for name in keys_and_values(base, block, fix=_FIX)])
         update["key_value_modules"] = targets
         reasons["options.key_value_modules"] = f"{', '.join(targets)}: keys and values in {len(blocks)} blocks" + (
-            ", and the queries that are fused with them" if _is_fused(targets) else ""
+            ", and the queries that are fused with them" if are_fused(targets) else ""
         )
     if options.feedforward_modules == "auto":
         targets = endings(base, blocks, [name for block in blocks for name in _down_projections(base, block)])
@@ -119,19 +116,6 @@ def save(model: PeftModel, options: IA3Options, folder: Path, *, start: Path) ->
     write_adapter(model, folder)
 
 
-def _keys_and_values(base: BaseFacts, block: Block) -> list[str]:
-    layers = [name for module in block.attention for name in linears_in(base, module)]
-    keys, values, fused = (
-        [name for name in layers if name.rsplit(".", 1)[-1] in kind] for kind in (_KEYS, _VALUES, _FUSED)
-    )
-    if not fused and not (keys and values):
-        layer_list = ", ".join(block.inside(name) for name in layers)
-        raise BaseModelError(
-            f"keys and values of {block.name} are not recognised among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
-        )
-    return [*keys, *values, *fused]
-
-
 def _down_projections(base: BaseFacts, block: Block) -> list[str]:
     layers = linears_in(base, block.feedforward)
     projections = [name for name in layers if name.rsplit(".", 1)[-1] in DOWN_PROJECTIONS]
@@ -141,10 +125,6 @@ def _down_projections(base: BaseFacts, block: Block) -> list[str]:
             f"the last layer of {block.feedforward} is not recognised among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
         )
     return projections
-
-
-def _is_fused(targets: list[str]) -> bool:
-    return any(name.rsplit(".", 1)[-1] in _FUSED for name in targets)
 
 
 def _check_disjoint(base: BaseFacts, key_values: Any, feedforward: Any) -> None:

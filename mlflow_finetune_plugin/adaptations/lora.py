@@ -17,6 +17,7 @@ from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations import task_type
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
+from mlflow_finetune_plugin.adaptations._targets import target_shapes, without_experts
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.methods import Serving
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 BASE_CHANGING_INITS = ("pissa", "olora")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# PEFT treats layers of these names as experts or routers of a mixture (peft.utils.transformers_weight_conversion).
-_EXPERT_LAYERS = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
 
 
 class LoraOptions(Section):
@@ -64,8 +63,8 @@ Options = LoraOptions
 def resolve(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOptions:
     """Return the options without ``auto``. Raises BaseModelError for options that this base cannot take."""
     _check_combination(options)
-    options = _without_experts(options, base, reasons)
-    shapes = _target_shapes(options, base)
+    targets = without_experts(options.target_modules, base, reasons)
+    shapes = target_shapes(targets, base)
     smallest = min(min(shape) for shape in shapes.values())
     rank = min(32, smallest) if options.rank == "auto" else options.rank
     if options.rank == "auto":
@@ -89,7 +88,7 @@ def resolve(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOpti
         raise BaseModelError(
             f"options.rank = {rank}: init orthogonal needs an even rank; fix: use {rank + 1} or {rank - 1}"
         )
-    return options.model_copy(update={"rank": rank, "alpha": float(alpha)})
+    return options.model_copy(update={"rank": rank, "alpha": float(alpha), "target_modules": targets})
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
@@ -256,56 +255,3 @@ def _check_combination(options: LoraOptions) -> None:
             f"options.dora with options.init = {options.init!r}: DoRA's magnitude cannot be expressed on the "
             "untouched base; fix: remove one of the two"
         )
-
-
-def _without_experts(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOptions:
-    """Return the options with ``all-linear`` replaced by names where the experts are stacked in one tensor.
-
-    For such a base PEFT would also adapt experts and router, each expert at a rank that PEFT chooses, and vLLM rejects a
-    router's adapter. So only the linear layers are named, and the reason says so.
-    """
-    if not base.has_stacked_experts or options.target_modules != "all-linear":
-        return options
-    endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes} - _EXPERT_LAYERS)
-    reasons["options.target_modules"] = (
-        f"{', '.join(endings)}: the experts are stacked in one tensor, so they and the router are not adapted"
-    )
-    return options.model_copy(update={"target_modules": endings})
-
-
-def _target_shapes(options: LoraOptions, base: BaseFacts) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the layers to adapt. Raises BaseModelError when there is none."""
-    targets = options.target_modules
-    chosen = {name: shape for name, shape in base.linear_shapes.items() if base.is_target(name, targets)}
-    unmatched = (
-        [t for t in targets if not any(base.is_target(name, [t]) for name in base.linear_shapes)]
-        if isinstance(targets, list)
-        else []
-    )
-    if unmatched or not chosen:
-        requested = ", ".join(unmatched) if unmatched else repr(targets)
-        head = (
-            f" ({base.head} is the output head, which is never adapted)"
-            if base.head is not None and base.is_target(base.head, unmatched or targets)
-            else ""
-        )
-        raise BaseModelError(
-            f"options.target_modules: {requested} matches no layer of this base{head}; fix: choose from its layers: {_endings(base)}"
-        )
-    non_linear = [name for name in base.other_modules if targets != "all-linear" and base.is_target(name, targets)]
-    if non_linear:
-        raise BaseModelError(
-            f"options.target_modules = {targets!r}: also matches {non_linear[0]}, which is not a linear layer"
-            f"{', it is the output head' if non_linear[0] == base.head else ''}; fix: match only from: {_endings(base)}"
-        )
-    experts = sorted({name.rsplit(".", 1)[-1] for name in chosen} & _EXPERT_LAYERS)
-    if base.has_stacked_experts and experts:
-        raise BaseModelError(
-            f"options.target_modules = {targets!r}: {', '.join(experts)} would also adapt the stacked experts; "
-            "fix: remove them"
-        )
-    return chosen
-
-
-def _endings(base: BaseFacts) -> str:
-    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes}))

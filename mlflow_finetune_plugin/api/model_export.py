@@ -18,7 +18,8 @@ class ExportedModel:
     """An exported model, compared with the adapter that it was made from.
 
     ``max_nats`` is the largest difference of a token's log-probability, over ``tokens`` tokens. ``energy`` is the
-    share of the adapter's weight updates that plain LoRA of this ``rank`` holds; None for a merged model.
+    share of the adapter's weight updates that plain LoRA of this ``rank`` holds; None for a merged model. ``lost`` are the changed
+    weights that LoRA cannot hold, and ``lost_max_nats`` is the largest difference that these alone make.
     """
 
     source_uri: str
@@ -33,6 +34,8 @@ class ExportedModel:
     model_uri: str | None = None
     run_id: str | None = None
     is_new_run: bool = False
+    lost: tuple[str, ...] = ()
+    lost_max_nats: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -52,7 +55,15 @@ class ExportedModel:
             registered = f", registered as {self.model_uri} (alias challenger) in {run}"
         return (
             f"{self.source_uri} as LoRA of rank {self.rank}{location}{registered}: {self.layers} layers, "
-            f"{self.energy:.1%} of their updates; {difference} ({self.mean_nats:.2g} on average)"
+            f"{self.energy:.1%} of their updates; {difference} ({self.mean_nats:.2g} on average){self._lost_text()}"
+        )
+
+    def _lost_text(self) -> str:
+        if self.lost_max_nats is None:
+            return ""
+        return (
+            f"; {len(self.lost)} changed weights are not in it, such as {self.lost[0]}: these alone move a token by up to "
+            f"{self.lost_max_nats:.2g} nats"
         )
 
 
@@ -139,4 +150,6 @@ def export(
         model_uri=version_uri,
         run_id=run_id,
         is_new_run=is_new_run,
+        lost=lora_export.lost,
+        lost_max_nats=lora_export.lost_max_nats,
     )

@@ -29,6 +29,7 @@ class BaseFacts:
     other_modules: tuple[str, ...] = field(default=(), repr=False)
     head: str | None = None
     has_stacked_experts: bool = False
+    vocabulary_size: int = 0  # rows of the input embedding
     has_transposed_layers: bool = False  # shapes are (in, out) as in GPT-2, else (out, in)
 
     def is_target(self, name: str, targets: str | list[str]) -> bool:

@@ -130,6 +130,7 @@ def describe(base: BaseModel) -> BaseFacts:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         linear_shapes=shapes,
         other_modules=tuple(name for name in modules if name not in shapes),
+        vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         head=next((name for name, module in modules.items() if module is head), None),
         has_transposed_layers=any(isinstance(module, Conv1D) for module in modules.values()),
         has_stacked_experts=any(

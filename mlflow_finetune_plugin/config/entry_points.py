@@ -37,6 +37,12 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
         EntryPoint(
             "adapters", "bottleneck", "sft", "small networks behind attention and feed-forward; or -P adaptation=ia3"
         ),
+        EntryPoint(
+            "full", "full", "sft", "the base's own weights: all of them, or some layers, the embeddings or the norms"
+        ),
+        EntryPoint(
+            "prompt", "prompt", "sft", "virtual tokens in front of every prompt; or -P adaptation=prefix, or ptuning"
+        ),
         EntryPoint("multitask", "lora", "sft", "one adapter from a mixture of tasks"),
         EntryPoint("dpo", "lora", "dpo", "preference optimisation: from pairs of a better and a worse answer"),
         EntryPoint("orpo", "lora", "orpo", "the same without a reference model, from the base in one run"),

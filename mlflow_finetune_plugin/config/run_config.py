@@ -37,7 +37,15 @@ from mlflow_finetune_plugin.config.sections import (
 )
 from mlflow_finetune_plugin.config.yaml_source import Document, load_document
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.methods import Adaptation, Kind, Objective, RowForm, built_in_methods, load_method
+from mlflow_finetune_plugin.methods import (
+    Adaptation,
+    Kind,
+    Objective,
+    RowForm,
+    built_in_methods,
+    load_method,
+    precision_fault,
+)
 from mlflow_finetune_plugin.section import Section
 
 logger = logging.getLogger(__name__)
@@ -261,7 +269,7 @@ def _validate(
         problems += objective_problems(objective, values["objective"], valid_options["objective"], sections, origin)
         sections["base_model"] = _with_quantization(
             sections,
-            load_method("adaptation", values["adaptation"]).QUANTIZATION,
+            load_method("adaptation", values["adaptation"]),
             values["adaptation"],
             origin,
             problems,
@@ -297,10 +305,16 @@ def _without_other_methods(
 
 
 def _with_quantization(
-    sections: Mapping[str, Any], quantization: str | None, name: str, origin: Origins, problems: list[str]
+    sections: Mapping[str, Any], adaptation: Adaptation, name: str, origin: Origins, problems: list[str]
 ) -> Any:
     """Return the base model section with the adaptation's default quantization if the recipe sets none."""
-    base = sections.get("base_model", BaseModelSettings())
+    base, quantization = sections.get("base_model", BaseModelSettings()), adaptation.QUANTIZATION
+    if base is not None:
+        dtype = None if base.dtype == "auto" else base.dtype
+        fault = precision_fault(name, adaptation, quantization=base.quantization, dtype=dtype)
+        if fault is not None:
+            key, message = fault
+            problems.append(f"{origin.of(('base_model', key))}: {message}")
     if base is None or quantization is None or base.quantization is not None:
         return base
     if "quantization" in base.model_fields_set:

@@ -239,7 +239,7 @@ class _Preparation:
 
     def _fitted(self, file: ReadFile, batch: SpooledBatch, is_chosen: np.ndarray, is_eval: np.ndarray) -> EncodedBatch:
         """Return the batch after ``overlength`` was applied to the rows that are longer than max_length, and count them."""
-        encoded, limit, changed = batch.encoded, self._request.max_length, {}
+        encoded, limit, changed = batch.encoded, self._request.most_tokens, {}
         for row in np.flatnonzero(is_chosen & (encoded.longest > limit)).tolist():
             messages, line = batch.conversations[row], int(encoded.lines[row])
             fit = fitted(encoded.examples(row), limit, self._request.overlength, messages, bool(is_eval[row]))
@@ -254,7 +254,8 @@ class _Preparation:
         if fit.reason is not None:
             file.tally.skip(line, fit.reason, fit.detail, messages)
         if fit.reason == OVER_LENGTH and self._request.overlength in ("error", "split"):
-            self._over_length.append((file.tally.name, line, fit.longest))
+            tokens = fit.longest + len(self._request.virtual_token_ids)
+            self._over_length.append((file.tally.name, line, tokens))
 
     def _count(
         self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_used: np.ndarray, is_eval: np.ndarray
@@ -294,6 +295,7 @@ class _Preparation:
             for row, times in zip(rows.tolist(), copies.tolist(), strict=True)
             for _ in range(times)
         ]
+        tokens = tokens.after(self._request.virtual_token_ids)
         side.write(tokens, file.file.task, further if self._request.form != "answers" else ())
 
     def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:

@@ -81,6 +81,7 @@ class DataRequest:
         validation: The fraction of the training rows that choose the best weights instead of being trained on; None means none.
         group: The column that names the group of a row; None means that rows are independent.
         form: What the objective needs each row to hold.
+        virtual_token_ids: The ids that are put in front of every training and validation row; they count in ``max_length``.
     """
 
     train: tuple[DataFile, ...]
@@ -97,6 +98,12 @@ class DataRequest:
     validation: float | None = None
     group: str | None = None
     form: RowForm = "answers"
+    virtual_token_ids: tuple[int, ...] = ()
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of a row without its virtual tokens."""
+        return self.max_length - len(self.virtual_token_ids)
 
     @property
     def column_settings(self) -> ColumnSettings:

@@ -2,7 +2,7 @@
 
 Rows are sorted by length, so that a batch has little padding, and results are in the caller's order. Generation pads on
 the left, because answers continue on the right. Scoring pads on the right, where causal attention never reads, so that no
-model needs position ids.
+model needs position ids. Prompts are given without virtual tokens, and read after those that the model has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 
 from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids, with_virtual_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def greedy_answers(
         FinetuneError: a prompt is empty or fills the whole context. No answer was generated then.
     """
     room = _room_for_answers(model, prompts, max_new_tokens)
+    prompts = with_virtual_tokens(model, prompts)
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -59,7 +61,7 @@ def greedy_answers(
     answers: list[list[int]] = [[] for _ in prompts]
     done = 0
     with default_generation_config(model), _without_router_loss(model):
-        for rows in _answer_batches(prompts, room, batch_tokens, may_pad=not _virtual_tokens(model)):
+        for rows in _answer_batches(prompts, room, batch_tokens, may_pad=not _soft_prompt_tokens(model)):
             settings.max_new_tokens = room[rows[0]]
             ids, mask = _padded([prompts[row] for row in rows], pad_token_id, side="left")  # (batch, seq)
             output = model.generate(
@@ -98,6 +100,7 @@ def completion_log_probs(
                 f"row {row} has {len(prompt)} prompt and {len(completion)} completion tokens, more than the model's context "
                 f"of {context}; fix: shorten the row"
             )
+    prompts = with_virtual_tokens(model, prompts)
     results: list[np.ndarray] = [np.empty(0, dtype=np.float32) for _ in prompts]
     vocabulary = model.get_output_embeddings().weight.shape[0]
     for rows in _scoring_batches(prompts, completions, batch_tokens, _LOGITS_PER_BATCH // vocabulary):
@@ -120,7 +123,7 @@ def margins(model: torch.nn.Module, prompt: Sequence[int], answer: Sequence[int]
         One number for each token of the answer and one more, negative where another token was likelier; and the likeliest token
         after the answer.
     """
-    ids, mask = _padded([[*prompt, *answer]], 0, side="right")
+    ids, mask = _padded(with_virtual_tokens(model, [[*prompt, *answer]]), 0, side="right")
     logits = _last_logits(model, ids, mask, keep=len(answer) + 1)[0].float()  # (answer + 1, vocab)
     next_token = int(logits[-1].argmax())
     chosen = torch.tensor([*answer, next_token], device=logits.device)[:, None]
@@ -129,9 +132,11 @@ def margins(model: torch.nn.Module, prompt: Sequence[int], answer: Sequence[int]
 
 
 def context_length(model: torch.nn.Module) -> int | None:
-    """Return how many tokens prompt and answer may have together; None where the architecture has no limit."""
+    """Return how many tokens prompt and answer may have together, after the model's virtual tokens; None where the architecture
+    has no limit.
+    """
     limit = getattr(_transformer(model).config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit) - _virtual_tokens(model)
+    return None if limit is None else int(limit) - _soft_prompt_tokens(model) - len(virtual_token_ids(model))
 
 
 def _room_for_answers(model: torch.nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
@@ -225,8 +230,11 @@ def _transformer(model: torch.nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _virtual_tokens(model: torch.nn.Module) -> int:
-    """Return how many tokens a prompt-learning adapter puts before a row. PEFT gives padding after them wrong positions."""
+def _soft_prompt_tokens(model: torch.nn.Module) -> int:
+    """Return how many tokens PEFT's own prompt learning, of another package's adaptation, puts before a row.
+
+    PEFT gives padding after them wrong positions.
+    """
     config = getattr(model, "active_peft_config", None)
     return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 

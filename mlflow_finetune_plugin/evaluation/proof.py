@@ -85,6 +85,7 @@ def prove(
     model.eval()
     sides: dict[str, AnswerSet] = {}
     general: dict[str, np.ndarray] = {}
+    length = min(FORGETTING_LENGTH, context_length(model) or FORGETTING_LENGTH)  # the same windows for both sides
     for name in ("base", "adapter"):
         # One model in memory serves both sides, so precision and kernels cannot differ between them.
         with model.disable_adapter() if name == "base" else nullcontext():
@@ -100,7 +101,6 @@ def prove(
             if score_answers is not None:
                 sides[name] = replace(sides[name], rewards=score_answers(rows, sides[name].answers))
             if forgetting_texts:
-                length = min(FORGETTING_LENGTH, context_length(model) or FORGETTING_LENGTH)
                 general[name] = text_nats(model, tokenizer, forgetting_texts, max_length=length)
     base, adapter = sides["base"], sides["adapter"]
     clusters = group_clusters(rows)

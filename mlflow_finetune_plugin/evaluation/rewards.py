@@ -25,6 +25,7 @@ from mlflow_finetune_plugin.evaluation.results import (
     Interval,
     RewardFigures,
 )
+from mlflow_finetune_plugin.evaluation.virtual_tokens import with_virtual_tokens
 from mlflow_finetune_plugin.internals.transformers import last_rewards, score_head
 
 _EDGES = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
@@ -60,6 +61,7 @@ def rewards_of(
             raise FinetuneError(
                 f"conversation {row} has {len(ids)} tokens, more than the model's context of {context}; fix: shorten it"
             )
+    conversations = with_virtual_tokens(model, conversations)
     rewards = np.zeros(len(conversations))
     done = 0
     for rows in _batches([len(ids) for ids in conversations], batch_tokens):

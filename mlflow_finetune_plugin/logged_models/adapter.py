@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -108,18 +109,18 @@ def make_reference(
     return Reference(precision, probes, served_as or {})
 
 
-def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Copies, on the CPU, of what training may change."""
+def trainable_digests(model: PeftModel) -> dict[str, str]:
+    """Return the SHA-256 of each weight that training may change. Takes the memory of one weight on the CPU."""
     return {
-        name: parameter.detach().to("cpu", copy=True)
+        name: hashlib.sha256(parameter.detach().cpu().flatten().view(torch.uint8).numpy()).hexdigest()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
 
 
-def check_weights_changed(model: PeftModel, start: Mapping[str, torch.Tensor]) -> None:
-    """Refuses a training that left every weight as it was. Raises TrainingError."""
-    if all(torch.equal(weights, start[name]) for name, weights in trainable_weights(model).items()):
+def check_weights_changed(model: PeftModel, start: Mapping[str, str]) -> None:
+    """Refuses a training that left every weight as it was. ``start``: ``trainable_digests`` before it. Raises TrainingError."""
+    if trainable_digests(model) == dict(start):
         raise TrainingError(
             "training left the adapter bit for bit at its start; fix: more steps or a higher learning rate"
         )

@@ -265,6 +265,11 @@ def _description(record: dict[str, Any]) -> str:
         f"- {record['kept']:.1%} of the updates of {record['layers']} layers\n"
         f"- log-probabilities within {record['max_nats']:.2g} nats of the original's on {record['tokens']} tokens "
         f"({record['mean_nats']:.2g} in the mean)"
+        + (
+            f"\n- not in it: {', '.join(record['lost'])}; these alone move a token by up to {record['lost_max_nats']:.2g} nats"
+            if record["lost"]
+            else ""
+        )
     )
 
 

@@ -24,6 +24,7 @@ from mlflow_finetune_plugin.logged_models.reward_models import refuse_reward_mod
 
 # of a log-probability: merging rounds the sum of two matrices once more, in the base's precision
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+_SHARD = "4GB"  # transformers' own 50 GB is one file for most models, which some stores and hubs refuse
 _INT8_TOLERANCE = 0.25  # an int8 base rounds activations too, which plain weights do not
 
 
@@ -54,7 +55,7 @@ def export_merged(uri: str, folder: Path, base_model: str | None = None, *, trus
         merged.generation_config = GenerationConfig(
             eos_token_id=logged.card["stop_token_ids"], pad_token_id=logged.tokenizer.pad_token_id
         )
-        merged.save_pretrained(part, safe_serialization=True)
+        merged.save_pretrained(part, safe_serialization=True, max_shard_size=_SHARD)
         logged.tokenizer.save_pretrained(part)
         difference, tokens = _difference(part, logged, dtype)
         allowed = _INT8_TOLERANCE if logged.card["base_model"]["quantization"] == "int8" else _TOLERANCE[dtype]

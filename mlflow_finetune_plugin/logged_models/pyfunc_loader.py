@@ -48,6 +48,11 @@ class FinetunedModel(PythonModel):
         self.model.eval()
 
     @property
+    def _virtual_token_ids(self) -> list[int]:
+        """What an adapter of virtual tokens reads in front of every prompt."""
+        return list(getattr(self.model.get_input_embeddings(), "virtual_token_ids", ()))
+
+    @property
     def _scores(self) -> bool:
         return bool(self.card.get("kind") == "reward")
 
@@ -121,9 +126,9 @@ class FinetunedModel(PythonModel):
             ids = start + self._answer_ids(start, whole[len(prompt) :], self._decoded(ids))
         ids = _through_stop(ids, self.card["stop_token_ids"], after=len(start))
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and len(ids) > limit:
+        if limit is not None and len(self._virtual_token_ids) + len(ids) > limit:
             raise ValueError(f"row {number} has {len(ids)} tokens, more than the base's {limit}; fix: shorten it")
-        return ids
+        return [*self._virtual_token_ids, *ids]
 
     def _answer_ids(self, start: list[int], rest: str, whole: str) -> list[int]:
         """The tokens of a text after ``start``, so that both decode to ``whole``, as training tokenized them.
@@ -151,6 +156,7 @@ class FinetunedModel(PythonModel):
         import torch
         from transformers import GenerationConfig
 
+        prompts = [[*self._virtual_token_ids, *prompt] for prompt in prompts]
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         device = self.model.device

@@ -31,7 +31,7 @@ START_FOLDER = "start_version"
 _CHANGING = frozenset(
     (
         *("base_model_name_or_path", "revision", "peft_version", "auto_mapping", "inference_mode"),
-        *("init_lora_weights", "init_ia3_weights", "lora_dropout"),
+        *("init_lora_weights", "init_ia3_weights", "lora_dropout", "encoder_hidden_size"),
     )
 )
 """Fields of ``adapter_config.json`` that a training may have otherwise than the version that it continues."""
@@ -118,7 +118,12 @@ def load_start(model: PeftModel, folder: Path) -> None:
         result = set_peft_model_state_dict(model, {name: tensor.to(model.device) for name, tensor in weights.items()})
     except (RuntimeError, ValueError, KeyError) as error:
         raise ConfigError([f"{KEY}: the version's adapter does not fit: {one_line(error)}; fix: {_FIX}"]) from error
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    unsaved = getattr(model.base_model, "training_only", None)  # what computes the saved weights while they are trained
+    trained = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not (unsaved and f".{unsaved}." in name)
+    }
     wrong = sorted(trained.intersection(result.missing_keys)) + sorted(result.unexpected_keys)
     if wrong:
         raise ConfigError(

@@ -42,6 +42,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "7ef3f6a4b62d28441b74a698a020bf7998da1806f54df73018ed22b384c0ac2d",
             "32e5100fc9baceec091024ed403504c84b9e4db2832fcfaf854e4c6d5ece14be",
             "8f6f78171586d3375b7b1f4c16a9deb7841dd6373c47d6acabe4c9b0eb4b679a",
+            "95dbdf20067a24ac8f079b5871b68d5ba9eb52038dddb6c256e2afdd1831443c",
         )
     ),
     "answer_text.py": frozenset(("bbe2cfdc0ea9d3349e80220a1b1075029080d4c0e22632039148d34e01ad1af4",)),
@@ -51,6 +52,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "717129bce9b07786a2f6750eeed66fc7bd15eee97be5ee328bb7259e581d6ccd",
         )
     ),
+    "_full_tuner.py": frozenset(("958dd0f2da763849c4a049a2fe4807722624a7a4c803e1a2248a09d2c90f588b",)),
     "_bottleneck_tuner.py": frozenset(
         (
             "3f9813c164eb13394c1c8b1ef2a63df58ccfeb47681b710e2858c13d8d5525b7",
@@ -59,6 +61,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "cdf74a6ce3ed33fe499abbb7c6f0ed20c95dcb1d7f81a7e3958d33edeff0aba2",
         )
     ),
+    "_virtual_token_tuner.py": frozenset(("df0268edd4efc1c207c29abf5236e29b7e77151d966fb8c2ef6b53412ce194a2",)),
 }
 """SHA-256 of the files that logged models may hold, as they were and are. Add a file's new digest when it changes."""
 

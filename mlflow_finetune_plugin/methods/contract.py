@@ -22,6 +22,12 @@ Serving = Literal["vllm", "convertible", "merge", "transformers"]
 (``convertible``) or after a merge into the base (``merge``); ``transformers`` means only the Transformers engine can.
 """
 
+Quantization = Literal["nf4", "int8"]
+"""A quantisation of a base by bitsandbytes, as ``base_model.quantization`` names it."""
+
+TrainedDtype = Literal["float32", "bfloat16", "float16"]
+"""A precision of a base, as ``base_model.dtype`` names it."""
+
 RowForm = Literal["answers", "pairs", "rated", "prompts"]
 """What one training row of an objective holds: a conversation whose ``answers`` are learned; ``pairs`` of a better and a worse
 answer to one prompt; one answer that is ``rated`` good or bad; or ``prompts`` alone, with fields for a reward.
@@ -100,7 +106,8 @@ class AdaptationModule(Protocol):
         """Return how the trained adapter can be served."""
 
     def apply(self, model: PreTrainedModel, options: Any, *, seed: int, folder: Path) -> PeftModel:
-        """Wrap the base model for training. Until the first step it must answer exactly as the base does.
+        """Wrap the base model for training. Until the first step it must answer exactly as the base does; with virtual tokens,
+        where a row has none of them.
 
         Args:
             model: the loaded base; on torch's meta device while the plan is made.
@@ -126,8 +133,14 @@ class Adaptation(AdaptationModule, Protocol):
     them.
     """
 
-    QUANTIZATION: Literal["nf4", "int8"] | None = None
+    QUANTIZATION: Quantization | None = None
     """The ``base_model.quantization`` that applies when the recipe sets none."""
+
+    QUANTIZATIONS: tuple[Quantization, ...] = ("nf4", "int8")
+    """The quantisations of a base on which this adaptation trains. Others are refused before any weight is read."""
+
+    DTYPES: tuple[TrainedDtype, ...] = ("float32", "bfloat16", "float16")
+    """The precisions of a base on which this adaptation trains. Others are refused before any weight is read."""
 
     MODEL_CODE: tuple[Path, ...] = ()
     """Python files that are copied into every logged model and imported before its adapter is loaded.
@@ -173,6 +186,13 @@ class Adaptation(AdaptationModule, Protocol):
             BaseModelError: the adapter cannot be continued.
         """
         return dict(options)
+
+    def virtual_tokens(self, options: Any) -> int:
+        """Return how many virtual tokens are put in front of every row, given resolved options.
+
+        Their ids follow the base's vocabulary, and the wrapped model's input embedding names them (``virtual_token_ids``).
+        """
+        return 0
 
     def vllm_max_lora_rank(self, options: Any) -> int | None:
         """Return the ``--max-lora-rank`` that vLLM needs for this adapter, or None where vLLM needs no such flag."""

@@ -15,7 +15,9 @@ from mlflow_finetune_plugin.methods.contract import (
     ModelKind,
     Objective,
     ObjectiveModule,
+    Quantization,
     RowForm,
+    TrainedDtype,
 )
 from mlflow_finetune_plugin.section import Section
 
@@ -55,6 +57,19 @@ def _quantization_fault(value: Any) -> str | None:
     return None if value in ("nf4", "int8", None) else f"is {value!r}, not 'nf4', 'int8' or None"
 
 
+def _quantizations_fault(value: Any) -> str | None:
+    return _names_fault(value, get_args(Quantization))
+
+
+def _dtypes_fault(value: Any) -> str | None:
+    return _names_fault(value, get_args(TrainedDtype))
+
+
+def _names_fault(value: Any, known: tuple[str, ...]) -> str | None:
+    is_tuple = isinstance(value, tuple) and set(value) <= set(known)
+    return None if is_tuple else f"is {value!r}, not a tuple of: {', '.join(known)}"
+
+
 def _model_code_fault(value: Any) -> str | None:
     if isinstance(value, tuple) and all(isinstance(file, Path) and file.is_file() for file in value):
         return None
@@ -79,6 +94,8 @@ def _model_fault(value: Any) -> str | None:
 _ATTRIBUTE_FAULTS: dict[str, Callable[[Any], str | None]] = {
     "Options": _options_fault,
     "QUANTIZATION": _quantization_fault,
+    "QUANTIZATIONS": _quantizations_fault,
+    "DTYPES": _dtypes_fault,
     "MODEL_CODE": _model_code_fault,
     "ROWS": _rows_fault,
     "LOGS": _logs_fault,

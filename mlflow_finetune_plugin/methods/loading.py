@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Literal, cast, overload
 
@@ -18,6 +19,8 @@ _PACKAGES: dict[Kind, str] = {
     "objective": "mlflow_finetune_plugin.objectives",
 }
 
+_ADAPTATION_TABLE = "mlflow_finetune_plugin.adaptations._peft"
+
 
 def method_names(kind: Kind) -> list[str]:
     """Return all names of this kind, built-in ones first, each once."""
@@ -27,8 +30,26 @@ def method_names(kind: Kind) -> list[str]:
 
 def built_in_methods(kind: Kind) -> list[str]:
     """Return the names that come with this package."""
+    return [*_files(kind), *_table(kind)]
+
+
+def _files(kind: Kind) -> list[str]:
     package = importlib.import_module(_PACKAGES[kind])
     return [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+
+
+def _table(kind: Kind) -> Mapping[str, ModuleType]:
+    """Return the adaptations that are rows of a table and have no file, by name."""
+    if kind == "objective":
+        return {}
+    table: Mapping[str, ModuleType] = importlib.import_module(_ADAPTATION_TABLE).MODULES
+    return table
+
+
+def _refusal(kind: Kind, name: str) -> str | None:
+    """Return why a method that PEFT has is not offered; None for a name that PEFT does not have."""
+    refused: Mapping[str, str] = importlib.import_module(_ADAPTATION_TABLE).REFUSED
+    return refused.get(name) if kind == "adaptation" else None
 
 
 @overload
@@ -44,11 +65,16 @@ def load_method(kind: Kind, name: str) -> Adaptation | Objective:
         ConfigError: the name is unknown, or its module cannot be imported or breaks the contract; the message names
             every missing or wrong member.
     """
-    if name in built_in_methods(kind):
+    if name in _files(kind):
         return _complete(kind, importlib.import_module(f"{_PACKAGES[kind]}.{name}"))
+    if name in _table(kind):
+        return _complete(kind, _table(kind)[name])
     for point in _entry_points(kind):
         if point.name == name:
             return _complete(kind, _load_checked(kind, point))
+    reason = _refusal(kind, name)
+    if reason is not None:
+        raise ConfigError([f"{kind} {name!r} of PEFT is not offered: {reason}"])
     raise ConfigError([unknown(kind, name, method_names(kind))])
 
 

@@ -87,7 +87,7 @@ def alternatives(plan: Plan, forecaster: Forecaster) -> Iterator[str]:
             options.append(
                 (f"training.gradient_checkpointing: true with {_micro(smallest)}", checkpointed, base.quantization)
             )
-    if base.quantization is None:
+    if base.quantization is None and "nf4" in plan.method.adaptation.QUANTIZATIONS:
         options.append(("base_model.quantization: nf4 (or -e qlora)", training, "nf4"))
         options.append(
             (

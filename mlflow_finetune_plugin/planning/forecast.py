@@ -213,7 +213,7 @@ class Forecaster:
         engine = self._engine(training, process + weights + unpacked)
         # An engine that samples holds the completions of a step instead of the worker.
         rollout = self._rollout(training) if engine == 0 else 0
-        adapter = model.trainable_bytes * (1 if self.on_gpu else 2)  # A CPU also holds the copy of the start values.
+        adapter = model.trainable_bytes
         held = process + weights
         return (
             MemoryParts(
@@ -253,7 +253,7 @@ class Forecaster:
     def _proof(self) -> int:
         """Bytes beside the weights of the largest batch of answers, of scored answers or of the forgetting text."""
         answer = int(self.plan.config.eval.max_new_tokens)
-        prompt = max(len(row.prompt_ids) for row in self.data.eval_rows)
+        prompt = max(len(row.prompt_ids) for row in self.data.eval_rows) + len(self.plan.virtual_token_ids)
         context = self.plan.facts.context_length or prompt + answer
         width = min(context, prompt + answer)
         rows = max(1, min(len(self.data.eval_rows), DEFAULT_BATCH_TOKENS // width))

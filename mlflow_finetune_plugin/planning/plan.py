@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.logged_models.start_version import StartVersion
-from mlflow_finetune_plugin.methods import Method, Rollouts, load_method
+from mlflow_finetune_plugin.methods import Method, Rollouts, load_method, precision_fault
 from mlflow_finetune_plugin.planning.defaults import (
     resolve_batching,
     resolve_max_length,
@@ -50,7 +50,7 @@ from mlflow_finetune_plugin.votes.training.files import GROUP_COLUMN
 _SERVING_REASONS = {
     "vllm": "vLLM loads the adapter beside its base",
     "convertible": "vLLM loads it after conversion to plain LoRA (mlflow-finetune export --lora)",
-    "merge": "the rank is above vLLM's limit; after a merge into the base (mlflow-finetune export --merged) any engine serves it",
+    "merge": "{merge}; after a merge into the base (mlflow-finetune export --merged) any engine serves it",
     "none": "a reward model writes no answers; it is loaded with mlflow.pyfunc, as a grader",
     "transformers": "vLLM has no layers for {adaptation} on {family}",
 }
@@ -110,6 +110,12 @@ class Plan:
         return self.method.objective.MODEL == "score"
 
     @property
+    def virtual_token_ids(self) -> tuple[int, ...]:
+        """The ids that every row for training starts with: they follow the base's vocabulary."""
+        first, count = self.facts.vocabulary_size, self.method.adaptation.virtual_tokens(self.adaptation_options)
+        return tuple(range(first, first + count))
+
+    @property
     def serving_precisions(self) -> list[str]:
         """The base's precision, and further ones of the recipe."""
         further = self.config.register_as.precisions if self.config.register_as is not None else []
@@ -154,7 +160,9 @@ class Plan:
     @property
     def serving_reason(self) -> str:
         """The reason for ``serving``."""
-        return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=self.config.adaptation)
+        name = self.config.adaptation
+        merge = "the rank is above vLLM's limit" if name in ("lora", "qlora") else f"vLLM has no layers for {name}"
+        return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=name, merge=merge)
 
     @property
     def serving_flags(self) -> list[str]:
@@ -189,6 +197,10 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
     _check_precisions(config, base)
     facts = loading.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
+    dtype = str(base.dtype).removeprefix("torch.")
+    fault = precision_fault(config.adaptation, adaptation, quantization=base.quantization, dtype=dtype)
+    if fault is not None:
+        raise ConfigError([fault[1]])
     if base.quantization is not None and base.quantization == adaptation.QUANTIZATION:
         reasons["base_model.quantization"] = f"{base.quantization}: the default of {config.adaptation}"
     options = config.adaptation_options()
@@ -205,6 +217,13 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
         options = continued_options(start, base, facts, adaptation, options, reasons)
         renderer = renderer_of(start, base)
     max_length = resolve_max_length(config.training, facts, reasons)
+    if (count := adaptation.virtual_tokens(options)) >= max_length:
+        raise ConfigError(
+            [
+                f"training.max_length = {max_length}: the {count} virtual tokens leave no token for a row; fix: raise it, or use fewer "
+                "options.num_virtual_tokens"
+            ]
+        )
     threads = choose_threads(facts.hidden_size, processes=processes)
     reasons["threads"] = str(threads)
     return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes, start)
@@ -246,6 +265,7 @@ def data_request(plan: Plan) -> DataRequest:
         validation=validation_fraction(data.validation, plan.config.training),
         group=GROUP_COLUMN if is_grouped_by_votes else data.group,
         form=plan.method.objective.ROWS,
+        virtual_token_ids=plan.virtual_token_ids,
     )
 
 

@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     check_weights_changed,
     make_reference,
     probe_log_probs,
-    trainable_weights,
+    trainable_digests,
 )
 from mlflow_finetune_plugin.logged_models.precisions import served_as
 from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
@@ -143,7 +143,7 @@ def train_adapter(
     if plan.start is not None:
         load_start(model, plan.start.adapter)
         start_side = probe_log_probs(model, tokenizer, data.eval_rows)
-    start = trainable_weights(model)
+    start = trainable_digests(model)
     with joined(0, plan.processes, followers.meeting_place(folder)) as processes:
         result = trainer.train(
             model,

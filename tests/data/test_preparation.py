@@ -270,6 +270,22 @@ def test_long_documents_are_split_without_losing_a_token(tmp_path, renderer):
     assert sum(len(row.completion_ids) for row in pieces.eval_rows) == pieces.report.eval.loss_tokens
 
 
+def test_virtual_tokens_start_every_row_for_training_and_count_in_max_length(tmp_path, renderer):
+    train, first = jsonl(tmp_path / "a.jsonl", documents(20)), (300, 301, 302)
+    options = {"overlength": "split", "validation": 0.2}
+    plain = prepare(request(train, 0.2, max_length=16, **options), renderer, tmp_path / "plain")
+    after = prepare(
+        request(train, 0.2, max_length=19, virtual_token_ids=first, **options), renderer, tmp_path / "virtual"
+    )
+    for rows, expected in ((after.train, plain.train), (after.validation, plain.validation)):
+        assert rows["input_ids"] == [[*first, *ids] for ids in expected["input_ids"]]
+        assert rows["labels"] == [[-100] * 3 + labels for labels in expected["labels"]]
+    assert after.eval_rows == plain.eval_rows
+    assert after.report.train.length_quantiles["max"] == 19
+    with pytest.raises(DataError, match=r"longer than max_length \(18 tokens\): a\.jsonl line 1 \(\d+\)"):
+        prepare(request(train, 0.2, max_length=18, virtual_token_ids=first), renderer, tmp_path / "long")
+
+
 def test_split_is_for_plain_text_alone(tmp_path, renderer):
     data_request = request(jsonl(tmp_path / "a.jsonl", LONG), held_out(tmp_path), max_length=32, overlength="split")
     with pytest.raises(DataError, match=r"2 rows are longer than max_length \(32 tokens\)"):

@@ -47,6 +47,36 @@ def test_at_full_rank_nothing_is_lost(maker, tmp_path, kind):
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["from"] == uri
 
 
+def test_full_fine_tuning_loses_what_lora_cannot_hold_and_says_so(maker, tmp_path):
+    """The test's version has other embeddings, norms and head, too."""
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind='full', serving='merge')}"
+    with pytest.raises(
+        ReloadError, match=r"changed weights are not in it \(.* alone moves a token by .*export --merged"
+    ):
+        export_lora(uri, tmp_path / "out", 128, max_nats=1e-3)
+    export = export_lora(uri, tmp_path / "out", 128, max_nats=50)
+    assert export.held_share == pytest.approx(1.0, abs=1e-6)
+    assert {"model.embed_tokens.weight", "model.norm.weight", "model.layers.0.input_layernorm.weight"} <= set(
+        export.lost
+    )
+    assert not [name for name in export.lost if "_proj" in name]
+    assert export.lost_max_nats == pytest.approx(export.max_nats, rel=1e-3), "at full rank nothing else is lost"
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["lost"] == list(export.lost)
+    again = load_logged(uri)
+    recorded = np.concatenate([probe["adapter_log_probs"] for probe in again.reference["probes"]])
+    assert np.abs(log_probs(again.model, again) - recorded).max() < 1e-4
+
+
+def test_full_fine_tuning_of_some_linear_layers_loses_nothing(maker, tmp_path):
+    targets = ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind='full', serving='merge', target_modules=targets)}"
+    export = export_lora(uri, tmp_path / "out", 128, max_nats=1e-3)
+    assert (export.layers, export.lost, export.lost_max_nats) == (2, (), None)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert sorted(config["target_modules"]) == sorted(targets)
+    assert load_adapter(maker.base, tmp_path / "out")
+
+
 def test_the_adapter_it_came_from_is_unchanged_and_a_low_rank_costs_more(maker, tmp_path):
     uri = f"models:/bot/{maker.make('bot', seed=3, kind='dora', serving='convertible')}"
     low = export_lora(uri, tmp_path / "low", 2, max_nats=10)

@@ -84,6 +84,7 @@ def test_every_fault_of_a_module_is_named_in_one_error(package):
         "from mlflow_finetune_plugin.section import Section\n"
         "class Options: pass\n"
         "QUANTIZATION = 'fp4'\n"
+        "QUANTIZATIONS = ['nf4']\n"
         "def resolve(options): return options\n"
         "def apply(model, options, *, seed): return model\n"
         "def has_effect(): return True\n"
@@ -100,6 +101,7 @@ def test_every_fault_of_a_module_is_named_in_one_error(package):
         "apply must accept (model, options, *, seed, folder), but it is (model, options, *, seed)",
         "has_effect must accept (weights), but it is ()",
         "QUANTIZATION is 'fp4', not 'nf4', 'int8' or None",
+        "QUANTIZATIONS is ['nf4'], not a tuple of: nf4, int8",
         "docs/extending.md",
     ):
         assert part in message

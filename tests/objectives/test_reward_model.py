@@ -19,6 +19,7 @@ from pipeline_runs import config_for, run_pipeline
 from safetensors.torch import load_file, save_file
 from tiny_bases import FAMILIES, tiny_base
 
+from mlflow_finetune_plugin.adaptations._peft import MODULES
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
@@ -41,7 +42,15 @@ pytestmark = pytest.mark.train
 
 GUIDE = (REPOSITORY / "docs" / "guides" / "reward-models.md").read_text()
 # each adaptation's smallest options, and a learning rate at which a few steps show
-SMALL = {"lora": ({"rank": 4}, 1e-2), "qlora": ({"rank": 4}, 1e-2), "bottleneck": ({}, 1e-2), "ia3": ({}, 1e-1)}
+SMALL = {
+    "lora": ({"rank": 4}, 1e-2),
+    "qlora": ({"rank": 4}, 1e-2),
+    "bottleneck": ({}, 1e-2),
+    "ia3": ({}, 1e-1),
+    "full": ({}, 1e-2),
+    "prompt": ({"num_virtual_tokens": 6}, 1e-2),
+    "prefix": ({"num_virtual_tokens": 6}, 1e-1),
+}
 STRANGER = """
 import json, sys
 class Blocker:
@@ -275,7 +284,9 @@ def test_what_needs_answers_refuses_a_reward_model(ran, logged, tmp_path):
         check_card(card, "my-rewards/1")
 
 
-@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name != "lora"])
+@pytest.mark.parametrize(
+    "adaptation", [name for name in method_names("adaptation") if name not in {"lora", "ptuning", *MODULES}]
+)
 def test_other_adaptations_train_reward_models(adaptation, tmp_path, empty_store):
     config = reward_config(tmp_path, tiny_base(tmp_path / "base"), adaptation)
     other = run_pipeline(tmp_path / "run", empty_store, config)

@@ -13,13 +13,30 @@ import pytest
 from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 
+from mlflow_finetune_plugin.adaptations._peft import MODULES
 from mlflow_finetune_plugin.methods import load_method, method_names
 
 pytestmark = pytest.mark.train
 
-SMALL = {"qlora": ({"rank": 4}, 1e-2), "bottleneck": ({}, 1e-2), "ia3": ({}, 5e-2)}
+SMALL = {
+    "qlora": ({"rank": 4}, 1e-2),
+    "bottleneck": ({}, 1e-2),
+    "ia3": ({}, 5e-2),
+    "prompt": ({"num_virtual_tokens": 6}, 5e-2),
+    "prefix": ({"num_virtual_tokens": 6}, 5e-2),
+    "ptuning": ({"num_virtual_tokens": 6}, 1e-2),
+    "full": ({}, 1e-2),
+}
 """Each adaptation's smallest options, and a learning rate at which a few steps show."""
-SERVING = {"qlora": "vllm", "ia3": "convertible", "bottleneck": "transformers"}
+SERVING = {"qlora": "vllm", "ia3": "convertible", "full": "merge"}
+PAIRS = [
+    (objective, adaptation)
+    for objective in ("dpo", "orpo", "kto", "grpo", "rloo")
+    for adaptation in method_names("adaptation")
+    # the three with virtual tokens share all that an objective sees
+    if adaptation not in {"lora", *MODULES}
+    and not (adaptation in ("prefix", "ptuning") and objective in ("orpo", "kto", "rloo"))
+]
 SAYS_E = {
     "grader": {
         "type": "string_check",
@@ -78,14 +95,13 @@ def run(folder: Path, store: Path, objective: str, adaptation: str):
     return run_pipeline(folder / "run", store, config.model_copy(update={"options": all_options}))
 
 
-@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name != "lora"])
-@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "grpo", "rloo"])
+@pytest.mark.parametrize(("objective", "adaptation"), PAIRS)
 def test_a_version_of_each_pair_is_proven_and_loads_back(objective, adaptation, tmp_path, empty_store):
     ran = run(tmp_path, empty_store, objective, adaptation)
     metrics, tags = ran.run.data.metrics, ran.run.data.tags
     assert ran.reload_error() < 1e-4
     assert (tags["finetune.adaptation"], tags["finetune.objective"]) == (adaptation, objective)
-    assert tags["finetune.serving"] == SERVING[adaptation]
+    assert tags["finetune.serving"] == SERVING.get(adaptation, "transformers")
     assert ran.result["model_uri"] == "models:/bot/1"
     if objective in ("grpo", "rloo"):
         assert {

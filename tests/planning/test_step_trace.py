@@ -38,7 +38,7 @@ def test_every_family_is_traced_packed_and_padded(tmp_path, family):
         assert trace.flops > 0
 
 
-@pytest.mark.parametrize("adaptation", ["lora", "bottleneck", "ia3"])
+@pytest.mark.parametrize("adaptation", ["lora", "bottleneck", "ia3", "prompt", "prefix", "ptuning", "full"])
 def test_every_adaptation_is_traced_and_counted(base, adaptation):
     model = model_of(base, adaptation)
     assert 0 < model.trainable_bytes == 4 * model.trainable

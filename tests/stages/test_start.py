@@ -18,6 +18,7 @@ from tiny_bases import tiny_base
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, TrainingError
+from mlflow_finetune_plugin.evaluation.virtual_tokens import with_virtual_tokens
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.loading import load_logged
 from mlflow_finetune_plugin.logged_models.start_version import fetch_start, load_start
@@ -70,7 +71,8 @@ def started_model(plan, folder: Path) -> PeftModel:  # type: ignore[no-untyped-d
 
 @torch.inference_mode()
 def logits(model) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    return model(input_ids=torch.arange(3, 40)[None].to(model.device)).logits.float()
+    ids = torch.tensor(with_virtual_tokens(model, [range(3, 40)]), device=model.device)
+    return model(input_ids=ids).logits[:, -37:].float()
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,11 @@ KINDS = {
     "olora": {"options": {"rank": 4, "init": "olora"}},
     "ia3": {"adaptation": "ia3", "options": {}, "training": {"learning_rate": 5e-2}},
     "bottleneck": {"adaptation": "bottleneck", "options": {"placement": "pfeiffer", "reduction_factor": 4.0}},
+    "full": {"adaptation": "full", "options": {"layers": "last 1"}, "training": {"learning_rate": 1e-2}},
     "qlora": {"adaptation": "qlora", "options": {"rank": 4}, "quantization": "nf4"},
+    "prompt": {"adaptation": "prompt", "options": {"num_virtual_tokens": 4}},
+    "prefix": {"adaptation": "prefix", "options": {"num_virtual_tokens": 4}},
+    "ptuning": {"adaptation": "ptuning", "options": {"num_virtual_tokens": 4}},
 }
 
 

@@ -146,7 +146,7 @@ class VersionMaker:
         base |= {"dtype": "float32", "quantization": None, "attn_implementation": None, "trust_remote_code": False}
         return {
             "base_model": base,
-            "adaptation": kind if kind in ("lora", "ia3", "bottleneck") else "lora",
+            "adaptation": kind if kind in ("lora", "ia3", "bottleneck", "full") else "lora",
             "serving": serving,
             "adapter_digest": digest,
             "stop_token_ids": self.stops,

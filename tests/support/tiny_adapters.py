@@ -10,9 +10,10 @@ from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTun
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mlflow_finetune_plugin.adaptations._bottleneck_tuner import BottleneckConfig
+from mlflow_finetune_plugin.adaptations._full_tuner import FullConfig
 
 _ATTENTION = ["q_proj", "v_proj"]
-KINDS = ("lora", "dora", "ia3", "bottleneck", "prefix", "prompt")
+KINDS = ("lora", "dora", "ia3", "bottleneck", "full", "prefix", "prompt")
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -27,9 +28,9 @@ def save_adapter(kind: str, base: Path, folder: Path, *, seed: int = 0, **settin
     for name, weights in adapted.named_parameters():
         if weights.requires_grad:
             noise = torch.randn(weights.shape, generator=generator)
-            around_one = kind == "ia3" or "magnitude" in name
+            around_one = kind in ("ia3", "full") or "magnitude" in name
             weights.data = weights.data * (1 + 0.4 * noise) if around_one else 0.15 * noise
-    adapted.save_pretrained(str(folder))
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
     return folder
 
 
@@ -49,5 +50,8 @@ def _config(kind: str, model: PreTrainedModel, settings: dict[str, Any]) -> Any:
         return PrefixTuningConfig(**{"num_virtual_tokens": 5, **task, **settings})
     if kind == "prompt":
         return PromptTuningConfig(**{"num_virtual_tokens": 5, **task, **settings})
+    if kind == "full":
+        targets = ["embed_tokens", "q_proj", "down_proj", "input_layernorm", "norm", "lm_head"]
+        return FullConfig(**{"target_modules": targets, **task, **settings})
     sizes = {"hidden_size": model.config.hidden_size, "bottleneck_size": 16, "target_modules": ["self_attn", "mlp"]}
     return BottleneckConfig(**{**sizes, **task, **settings})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_bases import tiny_base
 from training.shared_steps import together
-from training.trained import LENGTHS, adapted, events, logged, rows_of, run
+from training.trained import LENGTHS, adapted, all_trained, events, logged, rows_of, run
 
 from mlflow_finetune_plugin.adaptations import lora
 from mlflow_finetune_plugin.errors import TrainingError
@@ -30,7 +30,18 @@ def base(tmp_path_factory):
 
 
 def trained_by(
-    count, base, folder, *, dropout=0.0, start=None, save_steps=None, options=None, prepare=None, codes=None, **settings
+    count,
+    base,
+    folder,
+    *,
+    adapt=adapted,
+    dropout=0.0,
+    start=None,
+    save_steps=None,
+    options=None,
+    prepare=None,
+    codes=None,
+    **settings,
 ):
     """Rank 0's weights after training by ``count`` processes with the same rows a step."""
     values = {
@@ -47,7 +58,7 @@ def trained_by(
             prepare(processes, MicroBatchTrainer)
         own = folder / str(processes.rank)
         saves = Saves(own / "checkpoints", 9, dict, lambda saved: None) if save_steps else None
-        model = adapted(base, dropout)
+        model = adapt(base, dropout)
         run(
             base,
             own,
@@ -88,6 +99,16 @@ def test_processes_make_the_steps_of_one(base, tmp_path, batching):
             assert len(mine) >= 3
         for name in ("train/tokens", "train/mean_token_accuracy", "train/learning_rate"):
             assert history(tmp_path / str(count) / "0", name) == history(tmp_path / "1" / "0", name), name
+
+
+def test_full_fine_tuning_is_shared_too(tmp_path):
+    """With tied embeddings, whose one copy collects the gradients of both ends."""
+    base = tiny_base(tmp_path / "gemma", "gemma2")
+    settings = {"max_steps": 2, "batching": "packed", "adapt": all_trained}
+    alone = trained_by(1, base, tmp_path / "1", **settings)
+    shared = trained_by(2, base, tmp_path / "2", **settings)
+    for name, weights in alone.items():
+        torch.testing.assert_close(shared[name], weights, rtol=1e-4, atol=1e-5)  # Adam divides by gradients near 0
 
 
 def test_dropout_goes_on_where_it_was(base, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_bases import tiny_base
-from training.trained import LENGTHS, adapted, logged, rows_of, run
+from training.trained import LENGTHS, adapted, all_trained, logged, rows_of, run
 
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint, in_folder, opened, step_of
 from mlflow_finetune_plugin.training.saving import Saves
@@ -40,10 +40,9 @@ def trained(base: Path, folder: Path, checkpoint: Checkpoint | None = None, **se
         folder,
         rows=rows_of(LENGTHS),
         eval_rows=rows_of(HELD_OUT),
-        model=adapted(base, dropout=0.2),
         saves=saves(folder),
         checkpoint=checkpoint,
-        **{**values, **settings},
+        **{"model": adapted(base, dropout=0.2), **values, **settings},
     )
 
 
@@ -73,6 +72,19 @@ def test_resumed_training_is_bit_equal(base, whole, tmp_path, step):
         "eval_loss",
     ):
         assert logged(tmp_path, name) == logged(folder, name), name
+
+
+def test_resumed_full_fine_tuning_is_bit_equal(base, tmp_path):
+    """With gradient checkpointing, which runs the forward pass of every layer again in the backward pass."""
+    settings = {"model": all_trained(base), "gradient_checkpointing": True, "num_train_epochs": 2.0}
+    expected, whole = trained(base, tmp_path / "whole", **settings)
+    saved = opened(tmp_path / "whole" / "checkpoints" / "checkpoint-3")
+    result, model = trained(base, tmp_path / "resumed", saved, **{**settings, "model": all_trained(base)})
+    assert result.losses == expected.losses
+    assert all(torch.equal(tensor, trained_weights(whole)[name]) for name, tensor in trained_weights(model).items())
+    plain = {**settings, "model": all_trained(base), "gradient_checkpointing": False}
+    unchecked, _ = trained(base, tmp_path / "plain", **plain)
+    assert [loss for _, loss in unchecked.losses] == pytest.approx([loss for _, loss in expected.losses])
 
 
 def test_checkpoints_are_sealed_and_the_oldest_go(base, tmp_path):

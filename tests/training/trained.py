@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.adaptations import full, lora
 from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
@@ -37,6 +37,14 @@ def adapted(base: Path, dropout: float = 0.0) -> torch.nn.Module:
     return model
 
 
+def all_trained(base: Path, dropout: float = 0.0) -> torch.nn.Module:
+    """The same base with all its weights trained; there is nothing that dropout could act on."""
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    modules = sorted({name.split(".")[0] for name, _ in model.named_modules() if name})
+    return full.apply(model, full.Options(modules=modules), seed=0, folder=base)
+
+
 def rows_of(lengths: list[tuple[int, int]]) -> datasets.Dataset:
     """(prompt, answer) lengths; loss on the answer only."""
     generator = torch.Generator().manual_seed(7)
@@ -55,6 +63,7 @@ def run(
     rows: datasets.Dataset,
     eval_rows: datasets.Dataset | None = None,
     model: torch.nn.Module | None = None,
+    adaptation: str = "lora",
     options: lora.Options | None = None,
     objective: str = "sft",
     objective_options: Any = None,
@@ -89,7 +98,7 @@ def run(
         eval_rows=eval_rows,
         settings=TrainingSettings(**values),
         method=Method(
-            load_method("adaptation", "lora"),
+            load_method("adaptation", adaptation),
             options or lora.Options(rank=4, alpha=8.0),
             load_method("objective", objective),
             objective_options or load_method("objective", objective).Options(),

@@ -12,7 +12,11 @@ REGISTER_SAME = "\0same"  # no registered model can have this name
 @click.command()
 @click.argument("model")
 @click.option("--merged", metavar="DIR", help="New folder for the adapter merged into its base.")
-@click.option("--lora", metavar="DIR", help="New folder for plain LoRA, made from DoRA or IA3 and cut to --rank.")
+@click.option(
+    "--lora",
+    metavar="DIR",
+    help="New folder for plain LoRA, made from DoRA, IA3 or full fine-tuning and cut to --rank.",
+)
 @click.option(
     "--register",
     is_flag=False,

@@ -63,6 +63,14 @@ class TokenBatch:
         )
         return TokenBatch(self.ids[tokens], self.mask[tokens], lengths, self.is_split[numbers])
 
+    def after(self, first: Sequence[int]) -> TokenBatch:
+        """Return these examples, each after the ids ``first``, which carry no loss."""
+        if not first:
+            return self
+        starts = np.repeat(self.offsets[:-1], len(first))
+        ids = np.insert(self.ids, starts, np.tile(np.array(first, dtype=np.int32), len(self)))
+        return TokenBatch(ids, np.insert(self.mask, starts, 0), self.lengths + np.int32(len(first)), self.is_split)
+
 
 @dataclass(frozen=True)
 class EncodedBatch:

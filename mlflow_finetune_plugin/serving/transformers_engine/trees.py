@@ -22,7 +22,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import DynamicCache, PreTrainedModel
 
 from mlflow_finetune_plugin.errors import ConfigError, StoreError
+from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids
 from mlflow_finetune_plugin.methods import load_method, method_module, method_names
+from mlflow_finetune_plugin.serving.transformers_engine.memory import check_room
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,9 @@ class Tree:
     ) -> None:
         self.model, self.path = model, path
         self._prompt_model = peft_model if peft_model and peft_model.active_peft_config.is_prompt_learning else None
-        self.virtual_tokens: int = self._prompt_model.active_peft_config.num_virtual_tokens if self._prompt_model else 0
+        self._virtual_token_ids = virtual_token_ids(model)
+        soft_prompt = self._prompt_model.active_peft_config.num_virtual_tokens if self._prompt_model else 0
+        self.virtual_tokens: int = len(self._virtual_token_ids) + soft_prompt
         parameters = inspect.signature(model.forward).parameters
         self._has_positions = "position_ids" in parameters
         self._keeps_logits = "logits_to_keep" in parameters
@@ -59,7 +63,7 @@ class Tree:
 
     def start(self, ids: list[int], *, keep: int) -> tuple[torch.Tensor, DynamicCache]:
         """Read a prompt, after the adapter's virtual tokens. Returns the last logits (keep, vocab) and the cache."""
-        inputs = torch.tensor([ids], device=self.device)  # (1, seq)
+        inputs = torch.tensor([[*self._virtual_token_ids, *ids]], device=self.device)  # (1, virtual + seq)
         if self._prompt_model is None:
             return self._read(DynamicCache(config=self.model.config), keep, input_ids=inputs)
         prompt = self._prompt_model.get_prompt(batch_size=1)
@@ -105,8 +109,9 @@ class Base:
         self.tree = Tree(self._copy(private=()))
 
     def grow(self, path: Path) -> Tree:
-        """Return the tree of the adapter in a folder. Raises StoreError if it is not an adapter of this base."""
+        """Return the tree of the adapter in a folder. Raises StoreError if it is not an adapter of this base, or too large."""
         config, keys = _read_adapter(path)
+        check_room(path / "adapter_model.safetensors", self._template.device)
         private = self._overwritten(config, keys)
         try:
             peft_model = PeftModel.from_pretrained(self._copy(private=private), str(path), config=config)

@@ -53,7 +53,9 @@ def adapter_rank(folder: Path, name: str) -> int | None:
 def adapter_modules(folder: Path) -> tuple[str, ...]:
     """Return the last part of the names of the layers that an adapter's weights change."""
     with safe_open(folder / WEIGHTS_FILE, "np") as weights:
-        layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in list(weights.keys())}
+        layers = {
+            re.split(r"\.lora_|\.ia3_|\.bottleneck|\.virtual_|\.tuned_", name)[0] for name in list(weights.keys())
+        }
     return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
 
 

@@ -13,6 +13,8 @@ _LORA = ("lora", "qlora")
 def why_not_served_by_vllm(card: Mapping[str, Any]) -> str:
     """Return why vLLM does not load this adapter, by what its training recorded about serving."""
     adaptation, serving = card["adaptation"], card["serving"]
+    if serving == "merge" and adaptation not in _LORA:
+        return f"vLLM holds no second copy of a base's weights, as {adaptation} has it; mlflow-finetune export --merged writes a base"
     if serving == "merge":
         return f"the rank of its adapter is above vLLM's limit of {MAX_RANK}"
     if serving == "convertible":

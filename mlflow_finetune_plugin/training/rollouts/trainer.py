@@ -25,6 +25,7 @@ from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, default_generation_config, until_stop
+from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids
 from mlflow_finetune_plugin.internals.trl import check_rollout_trainer, single_turn_result
 from mlflow_finetune_plugin.rewards import Completion, Rewards, RewardScores
 from mlflow_finetune_plugin.training.memory import is_out_of_memory
@@ -130,6 +131,8 @@ class RolloutTrainer(Trainer):  # type: ignore[misc]
         else:
             # The seed is drawn from the state that checkpoints hold, so that a resumed training samples the same.
             seed = int(torch.randint(2**62, ()))
+            first = len(virtual_token_ids(self.model))
+            prompt_ids = [ids[first:] for ids in prompt_ids]  # the engine puts the adapter's virtual tokens in front
             sampled = self.sampler.sample(self.model, prompt_ids, step=self.state.global_step, seed=seed)
             self._compare(prompt_ids, sampled)
             result = single_turn_result(self, [completion.ids for completion in sampled])

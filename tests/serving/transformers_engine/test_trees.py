@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mlflow_finetune_plugin.base_models.loading import BaseModel, load_base_model
 from mlflow_finetune_plugin.errors import StoreError
+from mlflow_finetune_plugin.serving.transformers_engine import memory
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree
 
 IDS = [5, 80, 200, 17, 333, 41, 900, 12]
@@ -57,6 +58,19 @@ def test_tree_says_what_peft_says_and_leaves_the_base_bit_for_bit(kind: str, tmp
     assert (read(tree) - before).abs().max() > 0.1
     assert torch.equal(read(base.tree), before)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_adapter_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch) -> None:
+    folder = save_adapter("full", EMBEDDED, tmp_path / "full")
+    base = Base(load_model(EMBEDDED))
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 2 * size - 1)
+    with pytest.raises(
+        StoreError, match=r"loading it takes \d+ MiB, and \d+ MiB are free on cpu; fix: serve fewer versions"
+    ):
+        base.grow(folder)
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 2 * size)
+    assert base.grow(folder)
 
 
 def test_all_trees_hold_the_same_weights_and_keep_them_tied(tmp_path: Path) -> None:

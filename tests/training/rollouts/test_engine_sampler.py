@@ -17,6 +17,7 @@ from training.trained import logged, run
 from transformers import AutoModelForCausalLM
 
 from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids
 from mlflow_finetune_plugin.jobs.report import ReportReader
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
@@ -83,6 +84,33 @@ def test_greedy_completions_are_those_of_the_trainer(renderer, tmp_path, objecti
     greedy = {"temperature": 1e-6, "start_check": False}
     for sampler in ("trainer", "engine"):
         train_on(renderer, tmp_path / sampler, sampler, objective, more=greedy, model=adapted_embedded(0.3))
+    assert tables(tmp_path / "engine") == tables(tmp_path / "trainer")
+    assert max(value for _, value in logged(tmp_path / "engine", "train/sampling/sampling_logp_difference/max")) < 1e-4
+
+
+def test_engine_puts_the_virtual_tokens_of_the_model_in_front(renderer, tmp_path):
+    """The rows of the training start with them, and the requests to the engine do not."""
+    prompt = load_method("adaptation", "prompt")
+    options = prompt.Options(num_virtual_tokens=4)
+    greedy = {"rewards": [contains("1")], "num_generations": 8, "max_completion_length": 6, "temperature": 1e-6}
+    for sampler in ("trainer", "engine"):
+        base = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+        model = prompt.apply(base, options, seed=0, folder=tmp_path)
+        first = virtual_token_ids(model)
+        run(
+            EMBEDDED,
+            tmp_path / sampler,
+            model=model,
+            adaptation="prompt",
+            options=options,
+            rows=prompt_rows(renderer, QUESTIONS).map(
+                lambda row, first=first: {"input_ids": [*first, *row["input_ids"]]}
+            ),
+            objective="grpo",
+            objective_options=load_method("objective", "grpo").Options(**greedy, sampler=sampler, start_check=False),
+            renderer=renderer,
+            **SETTINGS,
+        )
     assert tables(tmp_path / "engine") == tables(tmp_path / "trainer")
     assert max(value for _, value in logged(tmp_path / "engine", "train/sampling/sampling_logp_difference/max")) < 1e-4
 
