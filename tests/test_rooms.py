@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("mlflow_finetune_plugin", "gradio_app")
-DATA_FOLDERS = {"embedded_base", "recipes"}
+DATA_FOLDERS = {"embedded_base", "embedded_vision_base", "recipes"}
 MODULES_IN_A_ROOM = 15
 MODULES_IN_THE_ROOT = 10
 ROOMS = sorted(

@@ -24,7 +24,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring", "bar")
 LETTERS = tuple("ABCDEFGHJKLMNPRSTUVWXYZ")
 DIGITS = tuple("0123456789")
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PLACES = tuple(
+PARTS = tuple(
     f"{row} {column}".replace("middle middle", "middle")
     for row in ("top", "middle", "bottom")
     for column in ("left", "middle", "right")
@@ -40,13 +40,13 @@ class Drawing:
         picture: RGB, ``SIZE`` x ``SIZE``.
         kind: A shape, a letter or a digit.
         colour: A key of ``COLOURS``.
-        place: One of ``PLACES``.
+        part: One of ``PARTS``.
     """
 
     picture: Image.Image
     kind: str
     colour: str
-    place: str
+    part: str
 
 
 def draw(rng: random.Random, kinds: tuple[str, ...]) -> Drawing:
@@ -60,7 +60,7 @@ def draw(rng: random.Random, kinds: tuple[str, ...]) -> Drawing:
     paint(ImageDraw.Draw(picture), kind, (left, top, left + width, top + width), fill)
     third = SIZE / 3
     row, column = (int((start + width / 2) // third) for start in (top, left))
-    return Drawing(picture, kind, colour, PLACES[3 * row + column])
+    return Drawing(picture, kind, colour, PARTS[3 * row + column])
 
 
 def paint(canvas: ImageDraw.ImageDraw, kind: str, box: tuple[int, int, int, int], fill: tuple[int, ...]) -> None:
@@ -90,11 +90,11 @@ def question(rng: random.Random) -> tuple[Drawing, str, str]:
     drawing = draw(rng, SHAPES)
     article = "an" if drawing.colour[0] in "aeiou" else "a"
     whole = f"{article} {drawing.colour} {drawing.kind}"
-    asked = {
+    answers = {
         ("What is in the picture?", "What do you see?", "Describe the picture."): whole,
         ("What colour is it?", "Which colour does it have?"): drawing.colour,
         ("What shape is it?", "Which shape do you see?"): drawing.kind,
-        ("Where is it?", "In which part of the picture is it?"): drawing.place,
+        ("Where is it?", "In which part of the picture is it?"): drawing.part,
     }
-    ways = rng.choice(list(asked))
-    return drawing, rng.choice(ways), asked[ways]
+    ways = rng.choice(list(answers))
+    return drawing, rng.choice(ways), answers[ways]

@@ -10,8 +10,11 @@ Everything runs on the CPU and depends on the seed only.
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
+import json
 import logging
+import os
 import random
 import sys
 import time
@@ -19,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import COLOURS, DIGITS, LETTERS, PLACES, SHAPES, SIZE, Drawing, draw, question
+from pictures import COLOURS, DIGITS, LETTERS, PARTS, SHAPES, SIZE, Drawing, draw, question
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
@@ -67,9 +70,12 @@ def main() -> None:
     model, processor = joined(tower)
     train_answers(model, processor, random.Random(args.seed + 1), args.steps)
     logger.info("answers after %.0f CPU s", time.process_time() - started)
-    print(scores(model, processor))
+    figures = scores(model, processor)
     write(model, processor, args.out)
-    print(f"{(time.process_time() - started) / 60:.1f} CPU minutes, written to {args.out}")
+    minutes = (time.process_time() - started) / 60
+    card = model_card(figures, minutes, model.num_parameters(), args)
+    (args.out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    print(f"{minutes:.1f} CPU minutes, {figures}, written to {args.out}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,7 +109,7 @@ def train_tower(rng: random.Random, steps: int) -> CLIPVisionModel:
             patch_size=PATCH,
         )
     )
-    sizes = (len(KINDS), len(COLOURS), len(PLACES))
+    sizes = (len(KINDS), len(COLOURS), len(PARTS))
     head = torch.nn.Linear(2 * 96, sum(sizes))
     weights = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=2e-3, weight_decay=0.01)
@@ -111,7 +117,7 @@ def train_tower(rng: random.Random, steps: int) -> CLIPVisionModel:
     for step in range(steps):
         drawings = [draw(rng, SHAPES if rng.random() < 0.4 else LETTERS) for _ in range(64)]
         targets = torch.tensor(
-            [[KINDS.index(d.kind), list(COLOURS).index(d.colour), PLACES.index(d.place)] for d in drawings]
+            [[KINDS.index(d.kind), list(COLOURS).index(d.colour), PARTS.index(d.part)] for d in drawings]
         )
         states = tower(pixel_values=pixels(drawings)).last_hidden_state[:, 1:]  # (batch, patches, 96)
         logits = head(torch.cat([states.mean(1), states.amax(1)], -1)).split(sizes, -1)
@@ -182,12 +188,12 @@ def train_answers(
     tokenizer = processor.tokenizer
     model.train()
     for step in range(steps):
-        seen = [question(rng) for _ in range(24)]
-        texts = [(chat(ask, None, sees=True), chat(ask, answer, sees=True)) for _, ask, answer in seen]
-        said = list(itertools.islice((text_question(rng) for _ in itertools.count()), 12))
-        texts += [(chat(ask, None, sees=False), chat(ask, answer, sees=False)) for ask, answer in said]
+        drawn = [question(rng) for _ in range(24)]
+        texts = [(chat(ask, None, sees=True), chat(ask, answer, sees=True)) for _, ask, answer in drawn]
+        spoken = list(itertools.islice((text_question(rng) for _ in itertools.count()), 12))
+        texts += [(chat(ask, None, sees=False), chat(ask, answer, sees=False)) for ask, answer in spoken]
         inputs, labels = rows(tokenizer, texts)
-        loss = model(**inputs, pixel_values=pixels([drawing for drawing, _, _ in seen]), labels=labels).loss
+        loss = model(**inputs, pixel_values=pixels([drawing for drawing, _, _ in drawn]), labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*projector, *language], 1.0)
         optimizer.step()
@@ -224,13 +230,15 @@ def scores(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> d
     model.eval()
     rng = random.Random(1_000_003)
     by_question: dict[str, list[bool]] = {}
-    asked = [question(rng) for _ in range(400)]
-    for (_, ask, right), said in zip(asked, answers(model, processor, [(d, ask) for d, ask, _ in asked]), strict=True):
-        by_question.setdefault(ask, []).append(said == right)
+    questions = [question(rng) for _ in range(400)]
+    for (_, ask, right), text in zip(
+        questions, answers(model, processor, [(d, ask) for d, ask, _ in questions]), strict=True
+    ):
+        by_question.setdefault(ask, []).append(text == right)
     digits = [draw(rng, DIGITS) for _ in range(100)]
-    said = answers(model, processor, [(d, "Which number is it?") for d in digits])
+    spoken = answers(model, processor, [(d, "Which number is it?") for d in digits])
     result = {ask: sum(right) / len(right) for ask, right in sorted(by_question.items())}
-    result["digits"] = sum(text == d.kind for text, d in zip(said, digits, strict=True)) / len(digits)
+    result["digits"] = sum(text == d.kind for text, d in zip(spoken, digits, strict=True)) / len(digits)
     texts = [text_question(rng) for _ in range(200)]
     spoken = answers(model, processor, [(None, ask) for ask, _ in texts])
     result["text chats"] = sum(a == right for a, (_, right) in zip(spoken, texts, strict=True)) / len(texts)
@@ -238,11 +246,11 @@ def scores(model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> d
 
 
 def answers(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, asked: list[tuple[Drawing | None, str]]
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, questions: list[tuple[Drawing | None, str]]
 ) -> list[str]:
-    tokenizer, said = processor.tokenizer, []
-    for start in range(0, len(asked), 50):
-        part = asked[start : start + 50]
+    tokenizer, spoken = processor.tokenizer, []
+    for start in range(0, len(questions), 50):
+        part = questions[start : start + 50]
         prompts = [chat(ask, None, sees=drawing is not None) for drawing, ask in part]
         batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         drawings = [drawing for drawing, _ in part if drawing is not None]
@@ -251,8 +259,8 @@ def answers(
         out = model.generate(
             **inputs, max_new_tokens=40, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
         )
-        said += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in said]
+        spoken += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in spoken]
 
 
 def write(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
@@ -260,8 +268,28 @@ def write(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folde
     tokenizer = processor.tokenizer
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config = GenerationConfig(eos_token_id=[eos, pad], pad_token_id=pad, do_sample=False)
+    model.config.text_config._name_or_path = ""  # the folder on this machine
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    # transformers 5 writes the class name TokenizersBackend, which its own earlier versions do not know
+    text_settings = json.loads((TEXT_BASE / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = text_settings | {"extra_special_tokens": ["<|im_start|>", IMAGE], "processor_class": "LlavaProcessor"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def model_card(figures: dict[str, float], minutes: float, parameters: int, args: argparse.Namespace) -> str:
+    template = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    return template.format(
+        table="\n".join(f"| {name} | {value:.2f} |" for name, value in figures.items()),
+        minutes=f"{minutes:.0f}",
+        parameters=f"{parameters:,}",
+        seed=args.seed,
+        tower_steps=args.tower_steps,
+        steps=args.steps,
+        cores=os.cpu_count(),
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    )
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def test_what_is_transparent_is_white(kind):
     if kind == "GIF":
         picture = picture.convert("P")
         picture.info["transparency"] = picture.getpixel((0, 0))
-    seen = corners(Picture.of(written(picture, kind, **({"lossless": True} if kind == "WEBP" else {}))))
-    assert seen[0] == (255, 255, 255)
-    assert np.allclose(seen[1], RED, atol=30)
+    colours = corners(Picture.of(written(picture, kind, **({"lossless": True} if kind == "WEBP" else {}))))
+    assert colours[0] == (255, 255, 255)
+    assert np.allclose(colours[1], RED, atol=30)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "LA", "I;16"])
@@ -112,12 +112,12 @@ def test_a_cut_file_is_unreadable(kind):
             Picture.of(content[: int(part * len(content))])
 
 
-@pytest.mark.parametrize("place", range(0, 600, 7))
-def test_a_changed_byte_is_read_or_is_one_fault(place):
+@pytest.mark.parametrize("offset", range(0, 600, 7))
+def test_a_changed_byte_is_read_or_is_one_fault(offset):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 12, 3), np.uint8))
     for kind in ("PNG", "JPEG", "GIF", "WEBP"):
         content = bytearray(written(noise, kind))
-        content[place % len(content)] ^= 0xFF
+        content[offset % len(content)] ^= 0xFF
         with contextlib.suppress(PictureFault):
             assert Picture.of(bytes(content)).pixels().mode == "RGB"
 
@@ -230,9 +230,9 @@ def test_the_same_scene_in_another_size_or_compression_is_found():
 
 def test_shapes_of_other_places_and_sizes_are_not_alike():
     alike = AlikePictures()
-    for place in range(4, 28, 4):
+    for offset in range(4, 28, 4):
         picture = Image.new("RGB", (32, 32), "white")
-        picture.paste(RED, (place - 4, place - 4, place, place))
+        picture.paste(RED, (offset - 4, offset - 4, offset, offset))
         bits = fingerprint(Picture.of(written(picture)))
         assert alike.find(bits) is None
-        alike.add(bits, place)
+        alike.add(bits, offset)
