@@ -37,7 +37,7 @@ def read_picture(source: Any, *, folder: Path | None, limits: PictureLimits | No
     if isinstance(source, bytes | bytearray | memoryview):
         return Picture.of(bytes(source), limits)
     if not isinstance(source, str) or not source.strip():
-        raise PictureFault(MISSING, f"{type(source).__name__} is no path, data URL or bytes of a picture")
+        raise PictureFault(MISSING, f"{type(source).__name__} is not a path, a data URL or bytes of a picture")
     if source[:5].lower() == "data:":
         return Picture.of(_of_data_url(source, limits), limits)
     if source[:7].lower() == "file://":
