@@ -33,6 +33,8 @@ fork_what_tests_start()
 
 LONGEST_FIRST = (
     "test_whole_path.py",
+    "adaptations/test_peft_whole_path.py",
+    "test_virtual_token_paths.py",
     "serving/test_service_faults.py",
     "test_recipes.py",
     "serving/test_vllm_service.py",
