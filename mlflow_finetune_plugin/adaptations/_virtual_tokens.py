@@ -11,6 +11,7 @@ from mlflow_finetune_plugin.adaptations import task_type
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.methods import Serving
 from mlflow_finetune_plugin.section import Auto, Section
 
 if TYPE_CHECKING:
@@ -56,6 +57,16 @@ def resolve_count(options: Any, base: BaseFacts, reasons: Reasons) -> int:
     return int(count)
 
 
+def serving(options: VirtualTokenOptions) -> Serving:
+    """Return ``transformers``: vLLM takes no adapters of virtual tokens, and they change no weight that could be merged."""
+    return "transformers"
+
+
+def virtual_tokens(options: VirtualTokenOptions) -> int:
+    """Return the number of virtual tokens of resolved options."""
+    return int(options.num_virtual_tokens)
+
+
 def apply_tuner(
     model: PreTrainedModel,
     options: VirtualTokenOptions,
@@ -89,7 +100,7 @@ def apply_tuner(
     return wrapped  # type: ignore[no-any-return]
 
 
-def save_rows(model: PeftModel, folder: Path) -> None:
+def save(model: PeftModel, options: VirtualTokenOptions, folder: Path, *, start: Path) -> None:
     """Write PEFT's two files. Where a network computes the rows, the computed ones are saved, and no network."""
     config = model.peft_config[model.active_adapter]
     state = {name: tensor for name, tensor in model.state_dict().items() if ".virtual_encoder." not in name}

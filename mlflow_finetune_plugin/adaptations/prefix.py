@@ -17,10 +17,11 @@ from mlflow_finetune_plugin.adaptations._virtual_tokens import (
     VirtualTokenOptions,
     apply_tuner,
     resolve_count,
-    save_rows,
+    save,
+    serving,
+    virtual_tokens,
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
-from mlflow_finetune_plugin.methods import Serving
 from mlflow_finetune_plugin.section import Auto
 
 if TYPE_CHECKING:
@@ -76,21 +77,6 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     return 5e-3, "PEFT's tuned prefix on Llama 3.2 3B: 41.6 % on GSM8K instead of 18.6 % at 1e-3 (method_comparison)"
 
 
-def serving(options: PrefixOptions) -> Serving:
-    """Return ``transformers``: vLLM takes no adapters of virtual tokens, and they change no weight that could be merged."""
-    return "transformers"
-
-
-def virtual_tokens(options: PrefixOptions) -> int:
-    """Return the number of virtual tokens of resolved options."""
-    return int(options.num_virtual_tokens)
-
-
 def apply(model: PreTrainedModel, options: PrefixOptions, *, seed: int, folder: Path) -> PeftModel:
     """Wrap the base. Until the first step, it answers as with the start tokens in front of the prompt."""
     return apply_tuner(model, options, seed=seed, key_value_modules=list(options.key_value_modules))
-
-
-def save(model: PeftModel, options: PrefixOptions, folder: Path, *, start: Path) -> None:
-    """Write PEFT's two files."""
-    save_rows(model, folder)

@@ -13,10 +13,11 @@ from mlflow_finetune_plugin.adaptations._virtual_tokens import (
     VirtualTokenOptions,
     apply_tuner,
     resolve_count,
-    save_rows,
+    save,
+    serving,
+    virtual_tokens,
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
-from mlflow_finetune_plugin.methods import Serving
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -54,21 +55,6 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     return 1e-2, "the lower end of TRL's advice for prompt tuning, 1e-2 to 3e-2"
 
 
-def serving(options: PromptOptions) -> Serving:
-    """Return ``transformers``: vLLM takes no adapters of virtual tokens, and they change no weight that could be merged."""
-    return "transformers"
-
-
-def virtual_tokens(options: PromptOptions) -> int:
-    """Return the number of virtual tokens of resolved options."""
-    return int(options.num_virtual_tokens)
-
-
 def apply(model: PreTrainedModel, options: PromptOptions, *, seed: int, folder: Path) -> PeftModel:
     """Wrap the base. Until the first step, it answers as with the start tokens in front of the prompt."""
     return apply_tuner(model, options, seed=seed)
-
-
-def save(model: PeftModel, options: PromptOptions, folder: Path, *, start: Path) -> None:
-    """Write PEFT's two files."""
-    save_rows(model, folder)

@@ -18,10 +18,11 @@ from mlflow_finetune_plugin.adaptations._virtual_tokens import (
     VirtualTokenOptions,
     apply_tuner,
     resolve_count,
-    save_rows,
+    save,
+    serving,
+    virtual_tokens,
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
-from mlflow_finetune_plugin.methods import Serving
 from mlflow_finetune_plugin.section import Auto
 
 if TYPE_CHECKING:
@@ -71,16 +72,6 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     return 1e-3, "no tuned rate is published; PEFT's 1e-4 gives 35.0 % on GSM8K (method_comparison, Llama 3.2 3B)"
 
 
-def serving(options: PtuningOptions) -> Serving:
-    """Return ``transformers``: vLLM takes no adapters of virtual tokens, and they change no weight that could be merged."""
-    return "transformers"
-
-
-def virtual_tokens(options: PtuningOptions) -> int:
-    """Return the number of virtual tokens of resolved options."""
-    return int(options.num_virtual_tokens)
-
-
 def start_options(adapter_config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the number of virtual tokens. The network is a new one, which starts with no move, so its width may change."""
     return {"num_virtual_tokens": adapter_config["num_virtual_tokens"]}
@@ -89,8 +80,3 @@ def start_options(adapter_config: Mapping[str, Any], options: Mapping[str, Any])
 def apply(model: PreTrainedModel, options: PtuningOptions, *, seed: int, folder: Path) -> PeftModel:
     """Wrap the base. Until the first step, it answers as with the start tokens in front of the prompt."""
     return apply_tuner(model, options, seed=seed, encoder_hidden_size=int(options.encoder_hidden_size))
-
-
-def save(model: PeftModel, options: PtuningOptions, folder: Path, *, start: Path) -> None:
-    """Write PEFT's two files, with the computed embeddings."""
-    save_rows(model, folder)
