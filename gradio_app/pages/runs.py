@@ -75,25 +75,27 @@ class RunsPage:
         moves = gr.HTML(apply_default_css=False)
 
         asking = [question, reason, yes_promote, yes_rollback, no, planned_promotion, planned_rollback]
-        loaded = [listed, table, picked, other, card, older, rights, promote, rollback, moves]
+        loaded = [listed, table, picked, other, older, rights, promote, rollback, moves]
         private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
         quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
         reload: dict[str, Any] = {"fn": self._load, "inputs": [limit, picked, other], "outputs": loaded, **private}
         follow: dict[str, Any] = {"fn": self._follow, "outputs": [verdict], **quiet}
         close: dict[str, Any] = {"fn": self._close, "outputs": asking, **quiet}
 
-        tab.select(**reload).then(**follow)
-        refresh.click(**reload)
-        older.click(lambda listing: listing + _AT_ONCE, limit, limit, **quiet).then(**reload)
+        # a version that a person picks while the list is read stays picked: what is shown is read from the selection after it
         listing = [listed, picked, other]
-        picked.input(self._show, listing, [table, card], **private).then(**close)
-        other.input(self._show, listing, [table, card], **private)
-        table.click(self._pick, [listed, other], [picked, table, card], **private).then(**close)
+        show: dict[str, Any] = {"fn": self._show, "inputs": listing, "outputs": [table, card], **private}
+        tab.select(**reload).then(**show).then(**follow)
+        refresh.click(**reload).then(**show)
+        older.click(lambda listing: listing + _AT_ONCE, limit, limit, **quiet).then(**reload).then(**show)
+        picked.input(**show).then(**close)
+        other.input(**show)
+        table.click(self._pick, listed, picked, **quiet).then(**show).then(**close)
         promote.click(self._ask_promotion, picked, [*asking, verdict], **private)
         rollback.click(self._ask_rollback, None, [*asking, verdict], **private)
         no.click(**close)
-        yes_promote.click(self._promote, planned_promotion, [verdict, *asking], **quiet).then(**reload)
-        yes_rollback.click(self._roll_back, [planned_rollback, reason], [verdict, *asking], **private).then(**reload)
+        yes_promote.click(self._promote, planned_promotion, [verdict, *asking], **quiet).then(**reload).then(**show)
+        yes_rollback.click(self._roll_back, [planned_rollback, reason], [verdict, *asking], **private).then(**reload).then(**show)
         api(self.versions, api_name="versions", api_description="Registered versions, newest first.")
         api(self.history, api_name="history", api_description="Moves of the model's aliases, newest first.")
 
@@ -134,7 +136,7 @@ class RunsPage:
             return (
                 None,
                 notice,
-                *(gr.skip() for _ in range(3)),
+                *(gr.skip() for _ in range(2)),
                 gr.update(visible=False),
                 *_rights(may, False, False),
                 "",
@@ -143,29 +145,30 @@ class RunsPage:
         selected = picked if picked in numbers else _first(versions)
         beside = other if other in numbers else ""
         choices = [(_label(version), version.number) for version in versions.rows]
-        table, card = await self._show(versions, selected, beside)
         can_go_back = versions.has_more or any({PREVIOUS, CANARY} & set(version.aliases) for version in versions.rows)
         return (
             versions,
-            table,
-            gr.update(choices=choices, value=selected),
-            gr.update(choices=[("none", ""), *choices], value=beside),
-            card,
+            gr.skip(),
+            _choose(choices, selected, picked),
+            _choose([("none", ""), *choices], beside, other),
             gr.update(visible=versions.has_more and len(versions.rows) < MOST_VERSIONS),
             *_rights(may, bool(numbers), can_go_back),
             history_html(records, is_cut_off=is_cut_off),
         )
 
-    async def _pick(self, versions: Versions | None, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
+    async def _pick(self, versions: Versions | None, event: gr.EventData) -> Any:
         """Handle a button of the table. The number comes from the browser, so it is checked against the list."""
         sent = event_data(event)
         number = str(sent.get("version", "")) if isinstance(sent, dict) else ""
         if versions is None or number not in [version.number for version in versions.rows]:
-            return gr.skip(), gr.skip(), gr.skip()
-        return (number, *await self._show(versions, number, other))
+            return gr.skip()
+        return number
 
-    async def _show(self, versions: Versions | None, picked: str | None, other: str | None) -> tuple[Any, str]:
-        table = versions_table(versions, picked) if versions is not None else gr.skip()
+    async def _show(self, versions: Versions | None, picked: str | None, other: str | None) -> tuple[Any, Any]:
+        """Return the table with the selected version marked, and its card. Without a list, the notice stays."""
+        if versions is None:
+            return gr.skip(), gr.skip()
+        table = versions_table(versions, picked)
         if not picked:
             return table, ""
         return table, await ask_mlflow(self._card, picked, other)
@@ -268,6 +271,11 @@ def _closed() -> tuple[Any, ...]:
 def _rights(may: bool, can_promote: bool, can_go_back: bool) -> tuple[Any, ...]:
     notice = "" if may else note_html(_NOT_ALLOWED)
     return notice, gr.update(interactive=may and can_promote), gr.update(interactive=may and can_go_back)
+
+
+def _choose(choices: list[tuple[str, str]], selected: str | None, picked: str | None) -> Any:
+    """Update the list of choices. The selection is not written where it stays, so a pick of the meantime is not lost."""
+    return gr.update(choices=choices) if selected == picked else gr.update(choices=choices, value=selected)
 
 
 def _first(versions: Versions) -> str | None:

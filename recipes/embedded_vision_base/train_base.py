@@ -268,8 +268,10 @@ def write(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folde
     tokenizer = processor.tokenizer
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.generation_config = GenerationConfig(eos_token_id=[eos, pad], pad_token_id=pad, do_sample=False)
-    model.config.text_config._name_or_path = ""  # the folder on this machine
     model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"].pop("_name_or_path", None)  # the folder on this machine
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     processor.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     # transformers 5 writes the class name TokenizersBackend, which its own earlier versions do not know

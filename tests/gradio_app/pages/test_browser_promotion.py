@@ -91,6 +91,19 @@ def test_a_person_promotes_twice_and_rolls_back(runs_tab):
     assert "alice" in last.who
 
 
+def test_a_version_picked_while_the_list_is_read_stays_picked(runs_tab):
+    page = runs_tab("bob", "battery staple")
+    pick = page.locator('[data-version="1"]').first
+    for _ in range(5):
+        page.locator('[data-version="2"]').first.click()
+        expect(page.get_by_label("Version 2", exact=True).first).to_be_visible(timeout=SLOW_MS)
+        page.get_by_role("button", name="Refresh").click()
+        pick.click()
+        expect(page.get_by_label("Version 1", exact=True).first).to_be_visible(timeout=SLOW_MS)
+        page.wait_for_timeout(1000)
+        expect(page.get_by_label("Version 1", exact=True).first).to_be_visible(timeout=SLOW_MS)
+
+
 def test_who_has_no_right_sees_why_and_cannot_press(runs_tab):
     page = runs_tab("bob", "battery staple")
     expect(page.get_by_text("You cannot promote or roll back")).to_be_visible(timeout=SLOW_MS)
