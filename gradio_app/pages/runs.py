@@ -95,7 +95,9 @@ class RunsPage:
         rollback.click(self._ask_rollback, None, [*asking, verdict], **private)
         no.click(**close)
         yes_promote.click(self._promote, planned_promotion, [verdict, *asking], **quiet).then(**reload).then(**show)
-        yes_rollback.click(self._roll_back, [planned_rollback, reason], [verdict, *asking], **private).then(**reload).then(**show)
+        yes_rollback.click(self._roll_back, [planned_rollback, reason], [verdict, *asking], **private).then(
+            **reload
+        ).then(**show)
         api(self.versions, api_name="versions", api_description="Registered versions, newest first.")
         api(self.history, api_name="history", api_description="Moves of the model's aliases, newest first.")
 

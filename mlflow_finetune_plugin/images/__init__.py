@@ -13,14 +13,18 @@ from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.images.fingerprints import AlikePictures, fingerprint
+    from mlflow_finetune_plugin.images.model_inputs import PictureInputs
     from mlflow_finetune_plugin.images.picture import Picture, PictureFault, PictureLimits
     from mlflow_finetune_plugin.images.sources import read_picture
+    from mlflow_finetune_plugin.images.store import PictureStore
 
 __all__ = [
     "AlikePictures",
     "Picture",
     "PictureFault",
+    "PictureInputs",
     "PictureLimits",
+    "PictureStore",
     "fingerprint",
     "read_picture",
 ]
@@ -31,7 +35,9 @@ __getattr__ = names_on_first_use(
         "AlikePictures": "fingerprints",
         "Picture": "picture",
         "PictureFault": "picture",
+        "PictureInputs": "model_inputs",
         "PictureLimits": "picture",
+        "PictureStore": "store",
         "fingerprint": "fingerprints",
         "read_picture": "sources",
     },
