@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
+import re
+from collections.abc import Sequence
+from posixpath import commonpath
+
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Part, Reasons, part_of
 from mlflow_finetune_plugin.errors import BaseModelError
 
 Targets = str | list[str]
@@ -25,6 +29,35 @@ def without_experts(targets: Targets, base: BaseFacts, reasons: Reasons) -> Targ
         f"{', '.join(endings)}: the experts are stacked in one tensor, so they and the router are not adapted"
     )
     return endings
+
+
+def in_parts(targets: Targets, base: BaseFacts, parts: Sequence[Part], reasons: Reasons) -> Targets:
+    """Return the targets within some parts of a base that sees, as one regular expression; unchanged for other bases.
+
+    A layer of the vision tower often has the same name as one of the language model, so names alone would choose both. A regular
+    expression in the recipe stays as it is.
+
+    Raises:
+        BaseModelError: a part has no linear layer, or the base has no parts.
+    """
+    if not base.sees:
+        if list(parts) != ["language"]:
+            raise BaseModelError(f"options.train = {list(parts)}: this base has a language model only; fix: remove it")
+        return targets
+    if isinstance(targets, str) and targets != "all-linear":
+        return targets
+    alternatives = []
+    for part in parts:
+        names = [name for name in base.linear_shapes if part_of(name) == part and base.is_target(name, targets)]
+        if not names:
+            raise BaseModelError(
+                f"options.train: no layer of the part {part} matches; fix: choose from {_endings(base)}"
+            )
+        folder = commonpath([name.replace(".", "/") for name in names]).replace("/", ".")
+        endings = "|".join(sorted({re.escape(name.rsplit(".", 1)[-1]) for name in names}))
+        alternatives.append(rf"{re.escape(folder)}\..*({endings})" if len(names) > 1 else re.escape(names[0]))
+    reasons["options.target_modules"] = f"the linear layers of: {', '.join(parts)} (options.train)"
+    return "|".join(f"({alternative})" for alternative in alternatives)
 
 
 def target_shapes(targets: Targets, base: BaseFacts) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations import task_type
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
-from mlflow_finetune_plugin.adaptations._targets import target_shapes, without_experts
+from mlflow_finetune_plugin.adaptations._targets import in_parts, target_shapes, without_experts
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.methods import Serving
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+SEES = True
+"""Whether bases that see can be adapted."""
 BASE_CHANGING_INITS = ("pissa", "olora")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -44,6 +46,11 @@ class LoraOptions(Section):
     target_modules: str | list[str] = Field(
         "all-linear",
         description="all-linear, module name endings, or one regular expression; the output head is never adapted.",
+    )
+    train: list[Literal["language", "projector", "vision"]] = Field(
+        ["language"],
+        min_length=1,
+        description="Of a base that sees: the parts whose layers are adapted; a regular expression in target_modules decides alone.",
     )
     rslora: bool = Field(False, description="Scale by alpha/sqrt(rank) (rsLoRA).")
     dora: bool = Field(
@@ -64,6 +71,7 @@ def resolve(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOpti
     """Return the options without ``auto``. Raises BaseModelError for options that this base cannot take."""
     _check_combination(options)
     targets = without_experts(options.target_modules, base, reasons)
+    targets = in_parts(targets, base, options.train, reasons)
     shapes = target_shapes(targets, base)
     smallest = min(min(shape) for shape in shapes.values())
     rank = min(32, smallest) if options.rank == "auto" else options.rank

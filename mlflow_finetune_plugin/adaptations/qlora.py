@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations.lora import (
+    SEES,
     LoraOptions,
     apply,
     has_effect,
@@ -26,6 +27,7 @@ from mlflow_finetune_plugin.base_models.facts import BaseFacts
 
 __all__ = [
     "QUANTIZATION",
+    "SEES",
     "Options",
     "QloraOptions",
     "apply",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from mlflow_finetune_plugin.base_models.name_patterns import pattern_fault
 from mlflow_finetune_plugin.errors import BaseModelError
@@ -31,6 +32,7 @@ class BaseFacts:
     has_stacked_experts: bool = False
     vocabulary_size: int = 0  # rows of the input embedding
     has_transposed_layers: bool = False  # shapes are (in, out) as in GPT-2, else (out, in)
+    sees: bool = False  # reads pictures beside text
 
     def is_target(self, name: str, targets: str | list[str]) -> bool:
         """Return whether PEFT would adapt this module: ``all-linear``, a full-match regular expression, or name endings."""
@@ -42,6 +44,28 @@ class BaseFacts:
                 raise BaseModelError(f"options.target_modules = {targets!r}: {fault}; fix: list name endings instead")
             return re.fullmatch(targets, name) is not None
         return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+Part = Literal["language", "projector", "vision"]
+"""A part of a base that sees: the language model, what turns features of pictures into its inputs, and the vision tower."""
+
+_VISION = frozenset(
+    ("vision_tower", "vision_model", "visual", "vision_encoder", "image_encoder", "vision_embed_tokens")
+)
+_PROJECTORS = frozenset(
+    (
+        *("multi_modal_projector", "mm_projector", "connector", "projector", "modality_projection", "embed_vision"),
+        *("merger", "deepstack_merger_list", "image_projection", "aligner"),
+    )
+)
+
+
+def part_of(name: str) -> Part:
+    """Return the part of a base that sees which a module belongs to, by the names that Transformers gives modules."""
+    segments = set(name.split("."))
+    if segments & _PROJECTORS:
+        return "projector"
+    return "vision" if segments & _VISION else "language"
 
 
 # Model types whose class in vLLM 0.32 does not support LoRA (vllm/model_executor/models).

@@ -107,6 +107,12 @@ def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int |
     return config
 
 
+def sees(config: dict[str, Any]) -> bool:
+    """Return whether a model's ``config.json`` is one of a model that reads pictures beside text."""
+    generates = any(name.endswith("ForConditionalGeneration") for name in _architectures(config))
+    return generates and isinstance(config.get("vision_config"), dict) and not config.get("is_encoder_decoder")
+
+
 def context_length(config: dict[str, Any]) -> int | None:
     """Return the positions of a model in tokens, or None where its config states none."""
     text = config.get("text_config") or config

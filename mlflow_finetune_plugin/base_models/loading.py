@@ -10,21 +10,23 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from mlflow_finetune_plugin.base_models.attention import AttentionFacts, resolve_attention
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
-from mlflow_finetune_plugin.base_models.files import check_base_files, context_length, local_folder
+from mlflow_finetune_plugin.base_models.files import check_base_files, context_length, local_folder, sees
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.base_models.weights_digest import score_model_arguments
 from mlflow_finetune_plugin.errors import BaseModelError, one_line
+from mlflow_finetune_plugin.images import PictureInputs
 from mlflow_finetune_plugin.internals.transformers import score_head, supports_sdpa
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
@@ -45,6 +47,8 @@ class BaseModel:
     quantization: str | None
     trust_remote_code: bool
     attn_implementation: str = "sdpa"
+    sees: bool = False
+    """Whether the model reads pictures beside text."""
 
     @property
     def precision(self) -> str:
@@ -68,6 +72,7 @@ def find_base_model(settings: BaseModelSettings, reasons: Reasons) -> BaseModel:
         dtype=_dtype(settings.dtype, config, reasons),
         quantization=settings.quantization,
         trust_remote_code=settings.trust_remote_code,
+        sees=sees(config),
     )
     kernel = resolve_attention(settings.attn_implementation, attention_facts(base), reasons)
     return replace(base, attn_implementation=kernel)
@@ -77,7 +82,8 @@ def attention_facts(base: BaseModel) -> AttentionFacts:
     """Return the facts that decide the attention kernel: base, GPU and installed packages."""
     config = _config(base)
     text = config.get_text_config()
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # None for code that comes with the model
+    classes = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if base.sees else MODEL_FOR_CAUSAL_LM_MAPPING
+    model_class = classes.get(type(config), None)  # None for code that comes with the model
     heads = getattr(text, "num_attention_heads", None) or 1
     return AttentionFacts(
         model_type=str(config.model_type),
@@ -98,6 +104,11 @@ def installed_flash_kernels() -> frozenset[str]:
 def device() -> torch.device:
     """Return CUDA where there is a GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_picture_inputs(base: BaseModel) -> PictureInputs | None:
+    """Return the processor of a base that sees; None of another. Raises BaseModelError where it cannot be loaded."""
+    return PictureInputs.load(base.folder, trust_remote_code=base.trust_remote_code) if base.sees else None
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
@@ -133,6 +144,7 @@ def describe(base: BaseModel) -> BaseFacts:
         vocabulary_size=int(model.get_input_embeddings().weight.shape[0]),
         head=next((name for name, module in modules.items() if module is head), None),
         has_transposed_layers=any(isinstance(module, Conv1D) for module in modules.values()),
+        sees=base.sees,
         has_stacked_experts=any(
             parameter.ndim == 3 and name.split(".")[-2] == "experts" for name, parameter in model.named_parameters()
         ),
@@ -144,7 +156,7 @@ def empty_model(base: BaseModel) -> PreTrainedModel:
     config = _config(base)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
+            return _model_class(base).from_config(  # type: ignore[no-any-return]
                 config, trust_remote_code=base.trust_remote_code, dtype=base.dtype
             )
     except ValueError as error:
@@ -178,7 +190,7 @@ def load_model(base: BaseModel, kind: Literal["causal", "score"], *, seed: int) 
 
 def load_base_model(base: BaseModel) -> PreTrainedModel:
     """Return the model on the training device in the chosen precision. Raises BaseModelError for weights of another shape."""
-    model, missing = _load(base, AutoModelForCausalLM)
+    model, missing = _load(base, _model_class(base))
     _check_complete(base, missing)
     return model
 
@@ -204,6 +216,10 @@ def load_score_model(base: BaseModel, *, seed: int) -> PreTrainedModel:
     drawn = torch.empty(head.weight.shape).normal_(std=deviation, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
     head.weight = torch.nn.Parameter(drawn.to(head.weight.device))  # type: ignore[arg-type]
     return model
+
+
+def _model_class(base: BaseModel) -> Any:
+    return AutoModelForImageTextToText if base.sees else AutoModelForCausalLM
 
 
 def _score_config(base: BaseModel) -> Any:

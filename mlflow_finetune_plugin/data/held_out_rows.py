@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.data.request import DataFile
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import SpooledBatch
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
+from mlflow_finetune_plugin.images.prompts import PicturePrompt
 from mlflow_finetune_plugin.methods import RowForm
 
 
@@ -113,6 +114,13 @@ def _prompt_row(
     )
 
 
+def prompt_of(ids: list[int], pictures: tuple[str, ...], renderer: ChatRenderer) -> tuple[int, ...]:
+    """Return a prompt's tokens, with its pictures where it has some."""
+    if not pictures or renderer.pictures is None:
+        return tuple(ids)
+    return PicturePrompt(ids, pictures, renderer.pictures, renderer.picture_store)
+
+
 def eval_row(
     line: int,
     messages: tuple[Message, ...],
@@ -130,7 +138,7 @@ def eval_row(
     is_text = answer.keys() <= {"role", "content"} or is_document(messages)
     return EvalRow(
         messages=tuple(unmarked(messages[:-1])),
-        prompt_ids=tuple(example.input_ids[:start]),
+        prompt_ids=prompt_of(example.input_ids[:start], example.pictures, renderer),
         completion_ids=tuple(example.input_ids[start:end]),
         reference=answer["content"] if is_text else renderer.answer_text(example.input_ids[start:end]),
         task=file.task,

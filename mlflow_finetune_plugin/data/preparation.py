@@ -59,6 +59,7 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
+from mlflow_finetune_plugin.images import PictureStore
 
 _SHOWN_LABELS = 200
 
@@ -101,6 +102,7 @@ def prepare(
     """
     request.check()
     folder.mkdir(parents=True, exist_ok=True)
+    renderer.picture_store = PictureStore(folder / "pictures")
     with Spool(folder / "rows.spool") as spool:
         reader = Reader(
             spool,
@@ -155,9 +157,11 @@ class _Preparation:
     ) -> None:
         self._request, self._renderer, self._split, self._validation_split = request, renderer, split, validation_split
         self.template_digest = hashlib.sha256(renderer.chat_template.encode()).hexdigest()
-        self.train = TokenFile(folder / "train.arrow", self.template_digest, request.form)
-        self.eval = TokenFile(folder / "eval.arrow", self.template_digest, request.form)
-        self.validation = TokenFile(folder / "validation.arrow", self.template_digest, request.form)
+        sees = renderer.pictures is not None and request.form == "answers"
+        self.train, self.eval, self.validation = (
+            TokenFile(folder / f"{side}.arrow", self.template_digest, request.form, sees=sees)
+            for side in ("train", "eval", "validation")
+        )
         self._trained_rows: list[np.ndarray] = []
         self.eval_rows: list[EvalRow] = []
         self._tallies: list[RowTally] = []

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids, with_virtual_tokens
+from mlflow_finetune_plugin.images.prompts import picture_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def greedy_answers(
         FinetuneError: a prompt is empty or fills the whole context. No answer was generated then.
     """
     room = _room_for_answers(model, prompts, max_new_tokens)
-    prompts = with_virtual_tokens(model, prompts)
+    shown, prompts = prompts, with_virtual_tokens(model, prompts)
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -64,8 +66,12 @@ def greedy_answers(
         for rows in _answer_batches(prompts, room, batch_tokens, may_pad=not _soft_prompt_tokens(model)):
             settings.max_new_tokens = room[rows[0]]
             ids, mask = _padded([prompts[row] for row in rows], pad_token_id, side="left")  # (batch, seq)
+            more = _on_device(model, picture_tensors([shown[row] for row in rows], ids))
             output = model.generate(
-                input_ids=ids.to(_device(model)), attention_mask=mask.to(_device(model)), generation_config=settings
+                input_ids=ids.to(_device(model)),
+                attention_mask=mask.to(_device(model)),
+                generation_config=settings,
+                **more,
             )
             for row, tokens in zip(rows, output[:, ids.shape[1] :].tolist(), strict=True):
                 answers[row] = until_stop(tokens, stop_token_ids)
@@ -100,13 +106,14 @@ def completion_log_probs(
                 f"row {row} has {len(prompt)} prompt and {len(completion)} completion tokens, more than the model's context "
                 f"of {context}; fix: shorten the row"
             )
-    prompts = with_virtual_tokens(model, prompts)
+    shown, prompts = prompts, with_virtual_tokens(model, prompts)
     results: list[np.ndarray] = [np.empty(0, dtype=np.float32) for _ in prompts]
     vocabulary = model.get_output_embeddings().weight.shape[0]
     for rows in _scoring_batches(prompts, completions, batch_tokens, _LOGITS_PER_BATCH // vocabulary):
         ids, mask = _padded([[*prompts[row], *completions[row]] for row in rows], pad_token_id, side="right")
         first = min(len(prompts[row]) for row in rows) - 1  # the column whose logits predict the first completion token
-        logits = _last_logits(model, ids, mask, keep=ids.shape[1] - first)  # (batch, seq - first, vocab)
+        more = _on_device(model, picture_tensors([shown[row] for row in rows], ids))
+        logits = _last_logits(model, ids, mask, keep=ids.shape[1] - first, **more)  # (batch, seq - first, vocab)
         for logits_of_row, row in zip(logits, rows, strict=True):
             start = len(prompts[row]) - 1 - first
             targets = torch.tensor(completions[row], dtype=torch.long, device=logits.device)
@@ -124,7 +131,8 @@ def margins(model: torch.nn.Module, prompt: Sequence[int], answer: Sequence[int]
         after the answer.
     """
     ids, mask = _padded(with_virtual_tokens(model, [[*prompt, *answer]]), 0, side="right")
-    logits = _last_logits(model, ids, mask, keep=len(answer) + 1)[0].float()  # (answer + 1, vocab)
+    more = _on_device(model, picture_tensors([prompt], ids))
+    logits = _last_logits(model, ids, mask, keep=len(answer) + 1, **more)[0].float()  # (answer + 1, vocab)
     next_token = int(logits[-1].argmax())
     chosen = torch.tensor([*answer, next_token], device=logits.device)[:, None]
     others = logits.scatter(1, chosen, -torch.inf).amax(dim=1)
@@ -208,11 +216,12 @@ def _padded(rows: Sequence[Sequence[int]], pad_token_id: int, side: str) -> tupl
     return ids, mask
 
 
-def _last_logits(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+def _last_logits(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, keep: int, **more: Any) -> torch.Tensor:
     """Return the logits of the last ``keep`` columns. Architectures without ``logits_to_keep`` compute all of them first."""
     transformer = _transformer(model)
     options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(transformer.forward).parameters else {}
-    output = model(input_ids=ids.to(_device(model)), attention_mask=mask.to(_device(model)), use_cache=False, **options)
+    inputs = {"input_ids": ids.to(_device(model)), "attention_mask": mask.to(_device(model)), **more, **options}
+    output = model(**inputs, use_cache=False)
     return output.logits[:, -keep:]
 
 
@@ -224,6 +233,15 @@ def until_stop(tokens: list[int], stop_token_ids: Collection[int]) -> list[int]:
 def _device(model: torch.nn.Module) -> torch.device:
     """Return the device of the input ids, also for a model that is spread over several devices."""
     return model.get_input_embeddings().weight.device
+
+
+def _on_device(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a model's further inputs where it is, pixels in its precision."""
+    dtype = next(model.parameters()).dtype if inputs else torch.float32
+    return {
+        name: value.to(_device(model), dtype if value.is_floating_point() else value.dtype)
+        for name, value in inputs.items()
+    }
 
 
 def _transformer(model: torch.nn.Module) -> PreTrainedModel:

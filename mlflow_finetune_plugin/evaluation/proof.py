@@ -29,6 +29,7 @@ from mlflow_finetune_plugin.evaluation.results import (
     has_reference,
 )
 from mlflow_finetune_plugin.evaluation.rewards import is_reward_model, measure_rewards, prove_rewards
+from mlflow_finetune_plugin.images.turns import MARK
 
 FORGETTING_LENGTH = 1024
 """Longest window of forgetting text, in tokens. It is enough context for prose and fits in memory with any vocabulary."""
@@ -229,7 +230,7 @@ def _record(row: EvalRow, number: int, sides: dict[str, AnswerSet]) -> dict[str,
         "source": row.source,
         "line": row.line,
         **({"group": row.group} if row.group is not None else {}),
-        "prompt": questions[-1] if questions else "",
+        "prompt": questions[-1].replace(MARK, "[picture]") if questions else "",
         "reference": row.reference,
         **({"rejected": row.rejected} if row.rejected is not None else {}),
     }

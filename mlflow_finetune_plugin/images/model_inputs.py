@@ -16,6 +16,8 @@ from mlflow_finetune_plugin.images.picture import Picture
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 """Inputs of some families that say which tokens stand for a picture: 1 for those, else 0; (rows, tokens)."""
 
+_MOST_TEXTS = 4096
+
 
 class PictureInputs:
     """The processor of one base.
@@ -30,6 +32,7 @@ class PictureInputs:
         self.image_token_id = int(processor.image_token_id)
         self.placeholder = str(getattr(processor, "boi_token", None) or processor.image_token)
         self._names = frozenset(processor.image_processor.model_input_names)
+        self._texts: dict[str, str] = {}
         self._token_types = [name for name in _TOKEN_TYPES if name in processor.model_input_names]
 
     @classmethod
@@ -63,17 +66,22 @@ class PictureInputs:
             raise ValueError(f"{places} times {self.placeholder} in the rendered text for {len(pictures)} pictures")
         if not pictures:
             return text
-        recorded = _Recorder(self.processor.tokenizer)
-        self.processor.tokenizer, tokenizer = recorded, self.processor.tokenizer
-        try:
-            self.processor(
-                text=[text],
-                images=[[picture.pixels() for picture in pictures]],
-                add_special_tokens=False,
-            )
-        finally:
-            self.processor.tokenizer = tokenizer
-        return recorded.text
+        before, *texts = text.split(self.placeholder)
+        return before + "".join(self._written(one) + after for one, after in zip(pictures, texts, strict=True))
+
+    def _written(self, picture: Picture) -> str:
+        """Return all tokens of a picture as text. They do not depend on what is around them."""
+        if picture.sha256 not in self._texts:
+            recorded = _Recorder(self.processor.tokenizer)
+            self.processor.tokenizer, tokenizer = recorded, self.processor.tokenizer
+            try:
+                self.processor(text=[self.placeholder], images=[[picture.pixels()]], add_special_tokens=False)
+            finally:
+                self.processor.tokenizer = tokenizer
+            if len(self._texts) >= _MOST_TEXTS:
+                self._texts.clear()
+            self._texts[picture.sha256] = recorded.text
+        return self._texts[picture.sha256]
 
     def tensors(self, pictures: Sequence[Sequence[Picture]], ids: Any) -> dict[str, Any]:
         """Return the model's inputs beside the tokens.

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from mlflow_finetune_plugin.images.picture import Picture
+
+
+class Pictures(Protocol):
+    """Where the pictures are that conversations name."""
+
+    def get(self, name: str) -> Picture:
+        """Return a picture by the SHA-256 of its bytes, in hex."""
+
+
+class PicturesInMemory:
+    """A few pictures, which travel as base64 text within a JSON file."""
+
+    def __init__(self, encoded: Mapping[str, str]) -> None:
+        self._encoded = encoded
+
+    @staticmethod
+    def encoded(picture: Picture) -> str:
+        """Return a picture as the text that this class reads."""
+        return base64.b64encode(picture.content).decode("ascii")
+
+    def get(self, name: str) -> Picture:
+        """Return a picture. Raises KeyError where there is none with this name."""
+        return Picture.of(base64.b64decode(self._encoded[name]))
 
 
 class PictureStore:

@@ -21,14 +21,15 @@ from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_fields
+from mlflow_finetune_plugin.images.model_inputs import PictureInputs
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
+from mlflow_finetune_plugin.logged_models.probes import probe_pictures, probe_rows
 from mlflow_finetune_plugin.logged_models.prompt_shapes import render_shapes
-from mlflow_finetune_plugin.logged_models.version_code import LOADER, SHARED_CODE
+from mlflow_finetune_plugin.logged_models.version_code import LOADER, PICTURE_CODE, SHARED_CODE
 from mlflow_finetune_plugin.methods import Adaptation, load_method
 from mlflow_finetune_plugin.serving.versions.content_digest import TOKENIZER_FOLDER, content_digest, file_digests
 from mlflow_finetune_plugin.store.names import CARD_FILE, CONTENT_DIGEST_TAG, REFERENCE_FILE
 
-PROBES = 16
 SCORE_WEIGHT = ".score.weight"
 """How the name of a score head's tensor ends in an adapter's file."""
 # log-probabilities of the same weights on the same device and code path; half precision may pick other kernels
@@ -40,13 +41,14 @@ class Reference:
     """Log-probabilities of base and adapter on known texts. They later prove that the same model answers.
 
     ``probes`` are measured in training's ``precision``, ``served_as`` in each precision of serving. ``renderings`` are those of
-    ``render_shapes``, added when the adapter is logged.
+    ``render_shapes``, added when the adapter is logged. ``pictures`` are those of the probes, base64 text by name.
     """
 
     precision: str
     probes: list[dict[str, Any]]
     served_as: Mapping[str, ServedAs] = field(default_factory=dict)
     renderings: Sequence[Mapping[str, Any]] = ()
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         content = {
@@ -54,6 +56,7 @@ class Reference:
             "probes": self.probes,
             "served_as": {precision: log_probs.to_dict() for precision, log_probs in self.served_as.items()},
             "renderings": list(self.renderings),
+            **({"pictures": dict(self.pictures)} if self.pictures else {}),
         }
         return json.dumps(content, ensure_ascii=False)
 
@@ -76,7 +79,7 @@ def probe_log_probs(
 ) -> list[np.ndarray]:
     """Nats per token of the first held-out answers, one array per probe."""
     model.eval()
-    chosen = rows[:PROBES]
+    chosen = probe_rows(rows)
     return completion_log_probs(
         model,
         [row.prompt_ids for row in chosen],
@@ -95,6 +98,7 @@ def make_reference(
     served_as: Mapping[str, ServedAs] | None = None,
 ) -> Reference:
     """Puts texts, token ids and both sides' log-probabilities together."""
+    rows = probe_rows(rows)
     probes = [
         {
             **chat_fields(row.messages),
@@ -106,7 +110,7 @@ def make_reference(
         }
         for row, base_side, adapter_side in zip(rows, base, adapter, strict=False)
     ]
-    return Reference(precision, probes, served_as or {})
+    return Reference(precision, probes, served_as or {}, pictures=probe_pictures(rows))
 
 
 def trainable_digests(model: PeftModel) -> dict[str, str]:
@@ -171,13 +175,22 @@ def log_adapter(
     folder: Path,
     step: int,
     tags: Mapping[str, str],
+    pictures: PictureInputs | None = None,
 ) -> LoggedAdapter:
-    """Logs the adapter as a pyfunc model of the run. ``folder`` is scratch space; ``adapter`` holds PEFT's two files."""
+    """Logs the adapter as a pyfunc model of the run.
+
+    ``folder`` is scratch space; ``adapter`` holds PEFT's two files; ``pictures`` is the processor of a base that sees, whose files go
+    beside the tokenizer's.
+    """
     import mlflow
     from mlflow.models import Model
 
     code = load_method("adaptation", str(card["adaptation"])).MODEL_CODE
-    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    if pictures is not None:
+        pictures.processor.save_pretrained(folder / TOKENIZER_FOLDER)
+    tokenizer.save_pretrained(
+        folder / TOKENIZER_FOLDER
+    )  # after the processor, whose tokenizer has another chat template
     reference = replace(reference, renderings=render_shapes(tokenizer, int(card["max_length"]) // 2))
     (folder / REFERENCE_FILE).write_text(reference.to_json(), encoding="utf-8")
     files = file_digests(json.loads(reference.to_json()), folder / TOKENIZER_FOLDER)
@@ -193,7 +206,7 @@ def log_adapter(
         step=step,
         tags={**tags, CONTENT_DIGEST_TAG: digest},
         python_model=str(LOADER),
-        code_paths=[*map(str, SHARED_CODE), *map(str, code)],
+        code_paths=[*map(str, SHARED_CODE), *map(str, PICTURE_CODE if card.get("sees") else ()), *map(str, code)],
         artifacts={
             "adapter": str(adapter),
             "tokenizer": str(folder / TOKENIZER_FOLDER),
@@ -202,7 +215,7 @@ def log_adapter(
         },
         signature=_signature(int(card["max_new_tokens"]), gives_rewards=card.get("kind") == "reward"),
         model_config={"base_model": base.name, "verify_base": True},
-        pip_requirements=_requirements(quantized=base.quantization is not None),
+        pip_requirements=_requirements(quantized=base.quantization is not None, sees=bool(card.get("sees"))),
     )
     return LoggedAdapter(info.model_id, f"models:/{info.model_id}", digest)
 
@@ -262,8 +275,9 @@ def _signature(max_new_tokens: int, *, gives_rewards: bool) -> Any:
     return ModelSignature(outputs=Schema([ColSpec(DataType.string)]), params=params)
 
 
-def _requirements(*, quantized: bool) -> list[str]:
+def _requirements(*, quantized: bool, sees: bool) -> list[str]:
     from importlib.metadata import version
 
     names = ["mlflow", "torch", "transformers", "peft", "accelerate", *(["bitsandbytes"] if quantized else [])]
+    names += ["pillow"] if sees else []
     return [f"{name}=={version(name).split('+')[0]}" for name in names]

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.held_out_rows import prompt_of
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.images.prompts import PicturePrompt
 from mlflow_finetune_plugin.logged_models.evaluation_rows import prepare_evaluation_rows
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, load_logged
 
@@ -58,12 +60,14 @@ class Answerer:
 
     @cached_property
     def _renderer(self) -> ChatRenderer:
-        return ChatRenderer(self._loaded.tokenizer, None)
+        return ChatRenderer(self._loaded.tokenizer, None, pictures=self._loaded.pictures)
 
     def _rendered(self, row: EvalRow) -> EvalRow:
         """The row with this version's own template and tokens; text without turns keeps its tokens, the base being the same."""
         if not row.messages:
             return row
+        if isinstance(row.prompt_ids, PicturePrompt):
+            self._renderer.picture_store = row.prompt_ids.store
         if row.fields:  # a prompt, which may have no reference
             return self._rendered_prompt(row)
         example = self._renderer.encode(row.turns)[-1]  # unrolled where the template drops earlier thoughts
@@ -73,7 +77,7 @@ class Answerer:
         if row.rejected is not None:
             worse = self._renderer.encode([*row.messages, {"role": "assistant", "content": row.rejected}])[-1]
             rejected = tuple(worse.input_ids[slice(*worse.last_turn())])
-        prompt, completion = tuple(ids[:start]), tuple(ids[start:end])
+        prompt, completion = prompt_of(ids[:start], example.pictures, self._renderer), tuple(ids[start:end])
         return replace(row, prompt_ids=prompt, completion_ids=completion, rejected_ids=rejected)
 
     def _rendered_prompt(self, row: EvalRow) -> EvalRow:

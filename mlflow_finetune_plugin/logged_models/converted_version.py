@@ -36,6 +36,7 @@ from mlflow_finetune_plugin.logged_models.adapter import (
 from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, LoraExport, export_lora
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.logged_models.probes import probe_prompts
 from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
@@ -183,8 +184,8 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
     """
     recorded = original.reference
     rows = [
-        EvalRow(chat_turns(p), tuple(p["prompt_ids"]), tuple(p["completion_ids"]), "", "", "", 0)
-        for p in recorded["probes"]
+        EvalRow(chat_turns(p), prompt, tuple(p["completion_ids"]), "", "", "", 0)
+        for p, prompt in zip(recorded["probes"], probe_prompts(recorded, original.pictures), strict=True)
     ]
     model = PeftModel.from_pretrained(original.model.unload(), adapter).eval()
     family = str(model.config.model_type)

@@ -17,6 +17,8 @@ from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.data.conversations.templates import PACKAGED_TEMPLATES
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, ServingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.images.model_inputs import PictureInputs
+from mlflow_finetune_plugin.logged_models.probes import probe_prompts
 from mlflow_finetune_plugin.logged_models.version_code import check_code, without_bytecode
 from mlflow_finetune_plugin.serving.versions.adapter_config import check_adapter_config
 from mlflow_finetune_plugin.serving.versions.content_digest import (
@@ -43,6 +45,8 @@ class LoggedModel:
     card: dict[str, Any]
     reference: dict[str, Any]
     adapter: Path
+    pictures: PictureInputs | None = None
+    """The processor of a base that sees; None of another."""
 
 
 def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = False) -> LoggedModel:
@@ -78,7 +82,9 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
         )
     torch.set_num_threads(choose_threads(int(loaded.model.config.get_text_config().hidden_size)).count)
     reference = json.loads((folder / "artifacts" / REFERENCE_FILE).read_text(encoding="utf-8"))
-    return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")
+    pictures = PictureInputs.load(folder / "artifacts" / TOKENIZER_FOLDER) if loaded.card.get("sees") else None
+    adapter = folder / "artifacts" / ADAPTER_FOLDER
+    return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, adapter, pictures)
 
 
 def check_content_of(artifacts: Path, uri: str) -> dict[str, Any]:
@@ -148,7 +154,7 @@ def differences(model: Any, logged: LoggedModel) -> np.ndarray:
     probes = logged.reference["probes"]
     log_probs = completion_log_probs(
         model,
-        [probe["prompt_ids"] for probe in probes],
+        probe_prompts(logged.reference, logged.pictures),
         [probe["completion_ids"] for probe in probes],
         pad_token_id=int(logged.tokenizer.pad_token_id or 0),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from mlflow_finetune_plugin.base_models.loading import device
@@ -56,6 +56,8 @@ def export_merged(uri: str, folder: Path, base_model: str | None = None, *, trus
             eos_token_id=logged.card["stop_token_ids"], pad_token_id=logged.tokenizer.pad_token_id
         )
         merged.save_pretrained(part, safe_serialization=True, max_shard_size=_SHARD)
+        if logged.pictures is not None:
+            logged.pictures.processor.save_pretrained(part)
         logged.tokenizer.save_pretrained(part)
         difference, tokens = _difference(part, logged, dtype)
         allowed = _INT8_TOLERANCE if logged.card["base_model"]["quantization"] == "int8" else _TOLERANCE[dtype]
@@ -106,7 +108,8 @@ def _with_transposed_layers(model: Any) -> Any:
 def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, int]:
     """Largest difference to the reference log-probabilities of the adapter, and over how many tokens."""
     kernel = attention_kernel(logged.model.config)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=kernel)
+    model_class = AutoModelForCausalLM if logged.pictures is None else AutoModelForImageTextToText
+    model = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=kernel)
     model = model.to(device()).eval()
     nats = differences(model, logged)
     return float(nats.max()), len(nats)

@@ -41,7 +41,12 @@ class FinetunedModel(PythonModel):
         for name in self.card.get("imports", []):  # files beside this one that teach PEFT the adapter's method
             importlib.import_module(name)
         self.tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
-        model = _load_base(base, self.card["base_model"], scores=self._scores)
+        self.processor = None
+        if self.card.get("sees"):
+            from transformers import AutoProcessor
+
+            self.processor = AutoProcessor.from_pretrained(context.artifacts["tokenizer"])
+        model = _load_base(base, self.card["base_model"], scores=self._scores, sees=bool(self.card.get("sees")))
         self.model = PeftModel.from_pretrained(model, context.artifacts["adapter"])
         if not self._scores:
             self.model.get_base_model().generation_config = _no_generation_config()
@@ -61,6 +66,9 @@ class FinetunedModel(PythonModel):
     ):  # no type hints: MLflow would check them instead of the signature
         """Answers, one per row. Rows are texts, ``{"prompt": text}`` or ``{"messages": [...]}``; a DataFrame works too.
 
+        The content of a user turn may be a list of parts, as in OpenAI's API: ``{"type": "text", "text": ...}``, and of a model whose base
+        sees also ``{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}``. Nothing is fetched from the network.
+
         Beside ``messages``, a row may have ``tools`` (a list of functions) and ``chat_template_kwargs`` (a dict).
 
         ``params``: max_new_tokens, temperature (0 = the likeliest token, the default), top_p, batch_size.
@@ -76,13 +84,40 @@ class FinetunedModel(PythonModel):
             "batch_size": 16,
             **(params or {}),
         }
-        prompts = [self._prompt_ids(*conversation) for conversation in _conversations(model_input)]
+        conversations = _conversations(model_input)
+        if self.processor is not None:
+            return self._answers_about_pictures(conversations, options)
+        prompts = [self._prompt_ids(*conversation) for conversation in conversations]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers = [""] * len(prompts)
         for start in range(0, len(order), int(options["batch_size"])):
             rows = order[start : start + int(options["batch_size"])]
             for row, answer in zip(rows, self._generate([prompts[row] for row in rows], options), strict=True):
                 answers[row] = answer
+        return answers
+
+    def _answers_about_pictures(
+        self, conversations: list[tuple[list[dict[str, Any]], dict[str, Any]]], options: dict[str, Any]
+    ) -> list[str]:
+        """Answers of a base that sees; rows with and without pictures may be mixed."""
+        texts, pictures, answers = [], [], []
+        for messages, fields in conversations:
+            turns, shown = _with_pictures(messages)
+            texts.append(self._render(turns, fields, add_generation_prompt=True))
+            pictures.append(shown)
+        for start in range(0, len(texts), int(options["batch_size"])):
+            rows = slice(start, start + int(options["batch_size"]))
+            shown = [row for row in pictures[rows] if row]
+            inputs = self.processor(
+                text=texts[rows],
+                images=shown or None,
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+                add_special_tokens=False,
+            )
+            inputs = inputs.to(self.model.device, dtype=next(self.model.parameters()).dtype)
+            answers += self._generated(inputs, options)
         return answers
 
     def _prompt_ids(self, messages: list[dict[str, Any]], fields: dict[str, Any]) -> list[int]:
@@ -154,7 +189,6 @@ class FinetunedModel(PythonModel):
 
     def _generate(self, prompts: list[list[int]], options: dict[str, Any]) -> list[str]:
         import torch
-        from transformers import GenerationConfig
 
         prompts = [[*self._virtual_token_ids, *prompt] for prompt in prompts]
         width = max(map(len, prompts))
@@ -162,12 +196,19 @@ class FinetunedModel(PythonModel):
         device = self.model.device
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (batch, seq)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (batch, seq)
+        return self._generated({"input_ids": ids, "attention_mask": mask}, options)
+
+    def _generated(self, inputs: Any, options: dict[str, Any]) -> list[str]:
+        """Answers to prompts that are padded on the left; (batch, seq)."""
+        import torch
+        from transformers import GenerationConfig
+
         sampled = float(options["temperature"]) > 0
         settings = GenerationConfig(
             max_new_tokens=int(options["max_new_tokens"]),
             do_sample=sampled,
             eos_token_id=self.card["stop_token_ids"],
-            pad_token_id=pad,
+            pad_token_id=self.tokenizer.pad_token_id,
             **(
                 {"temperature": float(options["temperature"]), "top_p": float(options["top_p"]), "top_k": 0}
                 if sampled
@@ -175,8 +216,8 @@ class FinetunedModel(PythonModel):
             ),
         )
         with torch.inference_mode():
-            output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-        return [self._text(row) for row in output[:, width:].tolist()]
+            output = self.model.generate(**inputs, generation_config=settings)
+        return [self._text(row) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _text(self, tokens: list[int]) -> str:
         """An answer without its stop token and without what the chat template writes before every answer."""
@@ -248,6 +289,43 @@ def _conversations(model_input: Any) -> list[tuple[list[dict[str, Any]], dict[st
     return conversations
 
 
+def _with_pictures(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The turns as chat templates read them, and their pictures, decoded as in training."""
+    turns, pictures = [], []
+    for turn in messages:
+        content = turn.get("content")
+        if hasattr(content, "tolist"):  # a list of parts in a DataFrame
+            content = content.tolist()
+        if not isinstance(content, list):
+            turns.append(turn)
+            continue
+        parts = []
+        for part in content:
+            if part.get("type") == "image_url":
+                pictures.append(_picture(part["image_url"]))
+                parts.append({"type": "image"})
+            elif part.get("type") == "text":
+                parts.append({"type": "text", "text": part["text"]})
+            else:
+                raise ValueError(f"a part of type {part.get('type')!r}; fix: text or image_url")
+        turns.append({**turn, "content": parts})
+    return turns, pictures
+
+
+def _picture(image_url: Any) -> Any:
+    import base64
+
+    from picture import Picture
+
+    url = image_url["url"] if isinstance(image_url, dict) else image_url
+    head, _, content = str(url).partition(";base64,")
+    if not head.startswith("data:image/") or not content:
+        raise ValueError(
+            f"{str(url)[:60]} is not a data URL of a picture; fix: data:image/png;base64,... (nothing is fetched from the network)"
+        )
+    return Picture.of(base64.b64decode(content)).pixels()
+
+
 def _template_fields(row: dict[str, Any]) -> dict[str, Any]:
     """Tools and settings of a chat template. A DataFrame holds NaN or None where a row has none."""
     tools = row.get("tools")
@@ -314,12 +392,19 @@ def _attention(folder: Path, trained_with: str | None, device: str) -> str | Non
     return "eager" if config.get("attn_logit_softcapping") else "sdpa"
 
 
-def _load_base(folder: Path, base: dict[str, Any], *, scores: bool) -> Any:
-    """The base; with ``scores`` with a head of random values, which the adapter's file replaces."""
+def _load_base(folder: Path, base: dict[str, Any], *, scores: bool, sees: bool) -> Any:
+    """The base; with ``scores`` with a head of random values, which the adapter's file replaces; ``sees``: it reads pictures."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSequenceClassification,
+        BitsAndBytesConfig,
+    )
 
-    model_class = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    model_class: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    if scores:
+        model_class = AutoModelForSequenceClassification
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments: dict[str, Any] = {
         "dtype": getattr(torch, base["dtype"]),

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_fields
 from mlflow_finetune_plugin.evaluation.rewards import rewards_of
-from mlflow_finetune_plugin.logged_models.adapter import PROBES, Reference
+from mlflow_finetune_plugin.logged_models.adapter import Reference
+from mlflow_finetune_plugin.logged_models.probes import PROBES
 
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 """Largest difference of a reward of the same weights: half precision may pick other kernels."""

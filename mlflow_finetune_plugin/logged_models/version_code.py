@@ -21,12 +21,15 @@ import yaml
 from mlflow_finetune_plugin.base_models import weights_digest
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
 from mlflow_finetune_plugin.evaluation import answer_text
+from mlflow_finetune_plugin.images import picture
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 LOADER = Path(__file__).parent / "pyfunc_loader.py"
 SHARED_CODE = (Path(weights_digest.__file__), Path(answer_text.__file__))
 """Files that the loader imports, and that every logged model holds."""
+PICTURE_CODE = (Path(picture.__file__),)
+"""Files that the loader imports for a base that sees, and that the logged models of such bases hold."""
 _CODE_FOLDER = "code"
 _LOADER_MODULE = "mlflow.pyfunc.loaders.code_model"
 _ARTIFACTS = {"adapter": "adapter", "tokenizer": "tokenizer", "card": CARD_FILE, "reference": REFERENCE_FILE}
@@ -43,8 +46,10 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "32e5100fc9baceec091024ed403504c84b9e4db2832fcfaf854e4c6d5ece14be",
             "8f6f78171586d3375b7b1f4c16a9deb7841dd6373c47d6acabe4c9b0eb4b679a",
             "95dbdf20067a24ac8f079b5871b68d5ba9eb52038dddb6c256e2afdd1831443c",
+            "e77c4f408e24abe146647e78a8ddae4088b26564aff95c5766727faad4f48e62",
         )
     ),
+    "picture.py": frozenset(("c9751b18353cd02fc230be2a26cc72b5c90c83a6fff5be80ed73eb2af32404e1",)),
     "answer_text.py": frozenset(("bbe2cfdc0ea9d3349e80220a1b1075029080d4c0e22632039148d34e01ad1af4",)),
     "weights_digest.py": frozenset(
         (
@@ -150,7 +155,7 @@ def _known_code(adaptation: str) -> dict[str, frozenset[str]]:
     except ConfigError:  # an adaptation that is not installed here: only the files of this package are known
         installed = ()
     known = dict(EARLIER_CODE)
-    for path in (LOADER, *SHARED_CODE, *installed):
+    for path in (LOADER, *SHARED_CODE, *PICTURE_CODE, *installed):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         known[path.name] = known.get(path.name, frozenset()) | {digest}
     return known

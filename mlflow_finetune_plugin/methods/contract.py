@@ -139,6 +139,9 @@ class Adaptation(AdaptationModule, Protocol):
     QUANTIZATIONS: tuple[Quantization, ...] = ("nf4", "int8")
     """The quantisations of a base on which this adaptation trains. Others are refused before any weight is read."""
 
+    SEES: bool = False
+    """Whether this adaptation trains on bases that read pictures. It is refused on others before any weight is read."""
+
     DTYPES: tuple[TrainedDtype, ...] = ("float32", "bfloat16", "float16")
     """The precisions of a base on which this adaptation trains. Others are refused before any weight is read."""
 

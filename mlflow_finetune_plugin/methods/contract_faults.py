@@ -91,11 +91,16 @@ def _model_fault(value: Any) -> str | None:
     return None if value in kinds else f"is {value!r}; fix: pick one of: {', '.join(kinds)}"
 
 
+def _sees_fault(value: Any) -> str | None:
+    return None if isinstance(value, bool) else f"is {value!r}, not True or False"
+
+
 _ATTRIBUTE_FAULTS: dict[str, Callable[[Any], str | None]] = {
     "Options": _options_fault,
     "QUANTIZATION": _quantization_fault,
     "QUANTIZATIONS": _quantizations_fault,
     "DTYPES": _dtypes_fault,
+    "SEES": _sees_fault,
     "MODEL_CODE": _model_code_fault,
     "ROWS": _rows_fault,
     "LOGS": _logs_fault,

@@ -33,6 +33,13 @@ def resolve_batching(
 ) -> dict[str, object]:
     """Return ``batching`` and ``max_batch_tokens``, resolved. ``longest_row``: tokens of the longest training row."""
     batching = training.batching
+    if base.sees:
+        if batching == "packed":
+            raise BaseModelError(
+                "training.batching = 'packed': a base that sees reads padded rows only; fix: use grouped, or leave it out"
+            )
+        reasons["training.batching"] = "grouped: rows with pictures are padded" if batching == "auto" else str(batching)
+        batching = "grouped" if batching == "auto" else batching
     if batching == "auto":
         batching, why = (
             ("packed", "no padding; attention ends at each row's borders")

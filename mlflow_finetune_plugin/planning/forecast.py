@@ -190,8 +190,14 @@ class Forecaster:
     def shapes(self, training: TrainingSettings) -> Shapes:
         if self.rollouts is None:
             lengths = self.lengths.clipped(int(training.max_length))
-            rewards, processes = self.plan.is_reward_model, self.plan.processes
-            return shapes_of(lengths, training, on_gpu=self.on_gpu, processes=processes, gives_rewards=rewards)
+            return shapes_of(
+                lengths,
+                training,
+                on_gpu=self.on_gpu,
+                processes=self.plan.processes,
+                gives_rewards=self.plan.is_reward_model,
+                sees=self.plan.facts.sees,
+            )
         steps = steps_with_rollouts(training, self.rollouts, len(self.data.train))
         return shapes_of(self.lengths, training, on_gpu=self.on_gpu, steps=steps)
 

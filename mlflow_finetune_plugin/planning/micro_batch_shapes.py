@@ -94,12 +94,13 @@ def shapes_of(
     on_gpu: bool,
     processes: int = 1,
     gives_rewards: bool = False,
+    sees: bool = False,
     steps: int | None = None,
 ) -> Shapes:
     """Draw up to 2,000 steps with the run's seed. The order differs from the trainer's, the distribution does not.
 
     The micro-batches are those of the first process, which has the most work. With ``gives_rewards`` the model scores each
-    sequence instead of its tokens. ``steps`` are those of the run, where they do not follow from the rows.
+    sequence instead of its tokens. A base that ``sees`` computes the logits of all tokens. ``steps`` are those of the run, where they do not follow from the rows.
     """
     first = Processes(0, processes)
     rng = np.random.default_rng(training.seed)
@@ -129,7 +130,7 @@ def shapes_of(
                 parts.append((sequences, division.size(part, share_lengths), int(scored[chosen[part]].sum())))
             drawn += 1
     table = np.array(parts)
-    loss = "all_logits" if training.label_smoothing_factor and not packs else "fused"
+    loss = "all_logits" if sees or (training.label_smoothing_factor and not packs) else "fused"
     if packs and (not on_gpu or training.label_smoothing_factor):
         loss = "logits"
     if gives_rewards:

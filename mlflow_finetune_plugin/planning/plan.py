@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.logged_models.start_version import StartVersion
-from mlflow_finetune_plugin.methods import Method, Rollouts, load_method, precision_fault
+from mlflow_finetune_plugin.methods import Adaptation, Method, Rollouts, load_method, precision_fault
 from mlflow_finetune_plugin.planning.defaults import (
     resolve_batching,
     resolve_max_length,
@@ -91,7 +91,7 @@ class Plan:
         if self.is_reward_model:
             return "none"
         serving = load_method("adaptation", self.config.adaptation).serving(self.adaptation_options)
-        return serving_on(self.facts.model_type, serving)
+        return "transformers" if self.facts.sees else serving_on(self.facts.model_type, serving)
 
     @property
     def method(self) -> Method:
@@ -160,6 +160,8 @@ class Plan:
     @property
     def serving_reason(self) -> str:
         """The reason for ``serving``."""
+        if self.facts.sees and self.serving == "transformers":
+            return "the base reads pictures, which this package serves with the Transformers engine"
         name = self.config.adaptation
         merge = "the rank is above vLLM's limit" if name in ("lora", "qlora") else f"vLLM has no layers for {name}"
         return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=name, merge=merge)
@@ -203,6 +205,8 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
         raise ConfigError([fault[1]])
     if base.quantization is not None and base.quantization == adaptation.QUANTIZATION:
         reasons["base_model.quantization"] = f"{base.quantization}: the default of {config.adaptation}"
+    if facts.sees:
+        _check_sees(config, adaptation)
     options = config.adaptation_options()
     if start is None:
         options = adaptation.resolve(options, facts, reasons)
@@ -211,6 +215,7 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
             template_file(config),
             weights=base.folder,
             template_settings=config.data.chat_template_kwargs,
+            pictures=loading.load_picture_inputs(base),
         )
     else:
         check_base(start, base)
@@ -227,6 +232,21 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
     threads = choose_threads(facts.hidden_size, processes=processes)
     reasons["threads"] = str(threads)
     return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes, start)
+
+
+def _check_sees(config: RunConfig, adaptation: Adaptation) -> None:
+    """Raise ConfigError for an adaptation or an objective that does not train on bases that see."""
+    problems = []
+    if not adaptation.SEES:
+        problems.append(
+            f"adaptation = {config.adaptation}: does not train on a base that reads pictures; fix: -P adaptation=lora or qlora"
+        )
+    if load_method("objective", config.objective).ROWS != "answers":
+        problems.append(
+            f"objective = {config.objective}: does not train on a base that reads pictures; fix: -P objective=sft"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def template_file(config: RunConfig) -> str | None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
-from mlflow_finetune_plugin.base_models.loading import BaseModel
+from mlflow_finetune_plugin.base_models.loading import BaseModel, load_picture_inputs
 from mlflow_finetune_plugin.base_models.weights_digest import base_digest
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.conversations.templates import with_settings
@@ -106,7 +106,7 @@ def continued_options(
 def renderer_of(start: StartVersion, base: BaseModel) -> ChatRenderer:
     """Return the renderer with the version's tokenizer and chat template. No code in the version's folder is run."""
     tokenizer = AutoTokenizer.from_pretrained(start.tokenizer)
-    return ChatRenderer(tokenizer, weights=base.folder)
+    return ChatRenderer(tokenizer, weights=base.folder, pictures=load_picture_inputs(base))
 
 
 def _adaptation(config: RunConfig, start: StartVersion, reasons: Reasons) -> str:

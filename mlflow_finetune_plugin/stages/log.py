@@ -77,6 +77,7 @@ def log_and_reload(
             folder=context.folder,
             step=trained.kept_step,
             tags=identity.tags(),
+            pictures=plan.renderer.pictures,
         ),
         report,
     )

@@ -19,7 +19,6 @@ from mlflow_finetune_plugin.base_models.weights_digest import base_digest
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import (
-    PROBES,
     Reference,
     check_adapter_file,
     check_adapter_moved,
@@ -29,6 +28,7 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     trainable_digests,
 )
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.logged_models.probes import probe_rows
 from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
 from mlflow_finetune_plugin.logged_models.reward_models import make_reward_reference
 from mlflow_finetune_plugin.logged_models.start_version import load_start
@@ -185,7 +185,7 @@ def _reference(
     served = {
         precision: served_as(
             model,
-            data.eval_rows[:PROBES],
+            probe_rows(data.eval_rows),
             precision,
             trained=adapter_side,
             pad_token_id=int(tokenizer.pad_token_id or 0),

@@ -26,6 +26,7 @@ from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches
+from mlflow_finetune_plugin.training.pictures import PictureTrainer
 from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
 from mlflow_finetune_plugin.training.reference import ReferenceTrainer
 from mlflow_finetune_plugin.training.reporter import TrainerReporter
@@ -112,7 +113,7 @@ def train(
     context = TrainerContext(renderer, folder, report, base, method)
     with method.objective.trainer_arguments(method.objective_options, context) as further:
         trainer, packs = _trainer(
-            model, tokenizer, train_rows, eval_rows, settings, method, folder, reporter, best, further
+            model, tokenizer, train_rows, eval_rows, settings, method, folder, reporter, best, further, renderer
         )
         trainer.saves = saves
         if checkpoint is not None:
@@ -183,10 +184,14 @@ def _trainer(
     reporter: TrainerReporter,
     best: BestWeights | None,
     further: Mapping[str, Any],
+    renderer: ChatRenderer | None,
 ) -> tuple[Any, bool]:
     """Return the objective's trainer with checkpoints and callbacks, and whether it packs rows."""
     processes = reporter.processes
     trainer_class, config_class, extra = method.objective.trainer_class_and_config(method.objective_options)
+    further = dict(further)
+    if trainer_class is MicroBatchTrainer and renderer is not None and renderer.pictures is not None:
+        trainer_class, further["renderer"] = PictureTrainer, renderer
     divides = issubclass(trainer_class, MicroBatchTrainer)
     if processes.count > 1 and not divides:
         raise TrainingError(

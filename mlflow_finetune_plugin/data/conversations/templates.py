@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.texts import REASONING_FIELDS
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.evaluation.results import Message, chat_fields
+from mlflow_finetune_plugin.images.turns import for_template
 
 DEFAULT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -78,7 +79,7 @@ class Template:
             return [self.render([messages], generation_prompt=generation_prompt)[0] for messages in conversations]
         try:
             tools = chats[0].get("tools") if chats else None
-            turns = [chat["messages"] for chat in chats]
+            turns = [[for_template(turn) for turn in chat["messages"]] for chat in chats]
             return list(self._tokenizer.apply_chat_template(turns, tools=tools, **options)) if chats else []
         except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
             if len(conversations) == 1:

@@ -20,10 +20,11 @@ _CACHED_WINDOWS = 1000
 
 @dataclass(slots=True)
 class Piece:
-    """A text to tokenize, with the (start, end) of each answer in characters."""
+    """A text to tokenize, with the (start, end) of each answer in characters, and the names of its pictures."""
 
     text: str
     spans: list[tuple[int, int]]
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

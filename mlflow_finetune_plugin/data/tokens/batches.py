@@ -23,12 +23,14 @@ class TokenBatch:
         mask: 1 where a token carries loss, uint8, (tokens,).
         lengths: Tokens of each example, int32, (examples,).
         is_split: Whether prompt and answer were tokenized apart, bool, (examples,).
+        pictures: The names of each example's pictures; empty where no example has any.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     lengths: np.ndarray
     is_split: np.ndarray
+    pictures: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> Self:
@@ -38,7 +40,12 @@ class TokenBatch:
             ids += example.input_ids
         mask = np.frombuffer(b"".join([bytes(example.loss_mask) for example in examples]), np.uint8)
         is_split = np.fromiter([example.is_boundary_split for example in examples], np.bool_, len(examples))
-        return cls(np.fromiter(ids, np.int32, len(ids)), mask, lengths, is_split)
+        pictures = tuple(example.pictures for example in examples)
+        return cls(np.fromiter(ids, np.int32, len(ids)), mask, lengths, is_split, pictures if any(pictures) else ())
+
+    def pictures_of(self, number: int) -> tuple[str, ...]:
+        """Return the names of an example's pictures."""
+        return self.pictures[number] if self.pictures else ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -50,7 +57,8 @@ class TokenBatch:
 
     def example(self, number: int) -> Example:
         part = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
-        return Example(self.ids[part].tolist(), self.mask[part].tolist(), bool(self.is_split[number]))
+        pictures = self.pictures_of(number)
+        return Example(self.ids[part].tolist(), self.mask[part].tolist(), bool(self.is_split[number]), pictures)
 
     def take(self, numbers: np.ndarray) -> TokenBatch:
         """Return these examples in this order; a number may occur several times."""
@@ -61,7 +69,8 @@ class TokenBatch:
         tokens = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(
             self.offsets[numbers] - ends + lengths, lengths
         )
-        return TokenBatch(self.ids[tokens], self.mask[tokens], lengths, self.is_split[numbers])
+        pictures = tuple(self.pictures[number] for number in numbers.tolist()) if self.pictures else ()
+        return TokenBatch(self.ids[tokens], self.mask[tokens], lengths, self.is_split[numbers], pictures)
 
     def after(self, first: Sequence[int]) -> TokenBatch:
         """Return these examples, each after the ids ``first``, which carry no loss."""
@@ -69,7 +78,8 @@ class TokenBatch:
             return self
         starts = np.repeat(self.offsets[:-1], len(first))
         ids = np.insert(self.ids, starts, np.tile(np.array(first, dtype=np.int32), len(self)))
-        return TokenBatch(ids, np.insert(self.mask, starts, 0), self.lengths + np.int32(len(first)), self.is_split)
+        lengths = self.lengths + np.int32(len(first))
+        return replace(self, ids=ids, mask=np.insert(self.mask, starts, 0), lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -164,4 +174,7 @@ def _joined(parts: Sequence[TokenBatch]) -> TokenBatch:
         np.concatenate([part.mask for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([part.is_split for part in parts]),
+        tuple(part.pictures_of(number) for part in parts for number in range(len(part)))
+        if any(part.pictures for part in parts)
+        else (),
     )

@@ -30,6 +30,9 @@ def fitted(examples: list[Example], limit: int, overlength: str, messages: Seque
     longest = max([len(example.input_ids) for example in examples])
     if longest <= limit:
         return Fitting(examples, longest)
+    if any(example.pictures for example in examples):  # a part of a picture's tokens would be no picture
+        detail = f"{longest} tokens; a row with pictures is never cut"
+        return Fitting([], longest, OVER_LENGTH, detail, Counter(over_length=1))
     if overlength == "truncate":
         return _truncated(examples, limit, longest, is_eval)
     if overlength == "split" and is_document(messages):

@@ -37,6 +37,7 @@ from mlflow_finetune_plugin.data.conversations.templates import Template, Templa
 from mlflow_finetune_plugin.data.conversations.texts import REASONING_FIELDS
 from mlflow_finetune_plugin.data.conversations.turns.chat import is_learnt, unmarked
 from mlflow_finetune_plugin.data.conversations.turns.rendered import (
+    NO_PICTURES,
     STOP_INSIDE,
     RenderedTurn,
     checked_turns,
@@ -47,6 +48,9 @@ from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.evaluation.answer_text import decoded_answer
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images import PictureInputs, PictureStore
+from mlflow_finetune_plugin.images.store import Pictures
+from mlflow_finetune_plugin.images.turns import pictures_of
 
 STRADDLES = "tokens straddle the answer's start"
 NO_END_OF_TURN = "no end-of-turn token"
@@ -86,6 +90,7 @@ class Example:
     input_ids: list[int]
     loss_mask: list[int]
     is_boundary_split: bool = False
+    pictures: tuple[str, ...] = ()
 
     def last_turn(self) -> tuple[int, int]:
         """Return where the last assistant turn starts and ends in ``input_ids``, including its end-of-turn token."""
@@ -108,6 +113,7 @@ class ChatRenderer:
         *,
         weights: Path | None = None,
         template_settings: TemplateSettings | None = None,
+        pictures: PictureInputs | None = None,
     ) -> None:
         """Create a renderer.
 
@@ -117,11 +123,15 @@ class ChatRenderer:
             weights: The base's folder. Its output embedding shows which tokens the base was trained on, and its generation config
                 may name further tokens that end an answer.
             template_settings: Values of the template's variables, such as ``enable_thinking``.
+            pictures: The processor of a base that sees; None of another.
 
         Raises:
             BaseModelError: the tokenizer or the template cannot be used.
         """
         self.weights = weights
+        self.pictures = pictures
+        self.picture_store: Pictures = PictureStore(Path("pictures"))
+        """Holds the pictures that conversations name; ``data.preparation`` replaces it by that of its folder."""
         if not getattr(tokenizer, "is_fast", False):
             raise BaseModelError(
                 f"the tokenizer {type(tokenizer).__name__} is a slow tokenizer, which cannot map tokens to characters; "
@@ -204,14 +214,17 @@ class ChatRenderer:
     def encode_prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
         """Encode prompts as a server renders them, up to the start of the answer. No token carries loss."""
         turns = [unmarked(messages) for messages in conversations]
-        rendered = self._template.render(turns, generation_prompt=True)
+        rendered = [
+            text if isinstance(text, RowFault) else self._expanded(text, pictures_of(messages))
+            for text, messages in zip(self._template.render(turns, generation_prompt=True), turns, strict=True)
+        ]
         texts = [text for text in rendered if isinstance(text, str)]
         ids = iter(self._finder.ids(texts))
         encoded: list[list[Example] | RowFault] = []
-        for text in rendered:
+        for text, messages in zip(rendered, turns, strict=True):
             if isinstance(text, str):
                 tokens = next(ids)
-                encoded.append([Example(tokens, [0] * len(tokens))])
+                encoded.append([Example(tokens, [0] * len(tokens), pictures=tuple(pictures_of(messages)))])
             else:
                 encoded.append(text)
         return encoded
@@ -259,8 +272,29 @@ class ChatRenderer:
         result: list[list[RenderedTurn] | RowFault] = []
         for messages in conversations:
             mine = [next(rendered) for message in messages if is_learnt(message)]
-            result.append(checked_turns(mine, self._stop_texts, self._tail))
+            result.append(self._with_pictures(checked_turns(mine, self._stop_texts, self._tail)))
         return result
+
+    def _with_pictures(self, turns: list[RenderedTurn] | RowFault) -> list[RenderedTurn] | RowFault:
+        """Return the turns with all tokens of each picture in the place of its placeholder."""
+        if isinstance(turns, RowFault) or self.pictures is None:
+            return turns
+        shown = []
+        for turn in turns:
+            texts = [self._expanded(text, turn.pictures) for text in (turn.prompt, turn.full)]
+            fault = next((text for text in texts if isinstance(text, RowFault)), None)
+            if fault is not None:
+                return fault
+            shown.append(RenderedTurn(str(texts[0]), str(texts[1]), turn.pictures))
+        return shown
+
+    def _expanded(self, text: str, names: Sequence[str]) -> str | RowFault:
+        if self.pictures is None:
+            return text
+        try:
+            return self.pictures.expand(text, [self.picture_store.get(name) for name in names] if names else [])
+        except ValueError as error:
+            return RowFault(NO_PICTURES, str(error))
 
     def _plan(self, turns: list[RenderedTurn] | RowFault) -> list[Piece] | RowFault:
         if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
@@ -269,7 +303,7 @@ class ChatRenderer:
         # Two answers without a prompt between them would be one span of loss, which nothing could take apart again.
         follow_each_other = any(len(after.prompt) <= len(turn.full) for turn, after in pairwise(turns))
         if not follow_each_other and all(whole.startswith(turn.full) for turn in turns):
-            return [Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
+            return [Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns], turns[-1].pictures)]
         return self._unrolled(turns)
 
     def _unrolled(self, turns: list[RenderedTurn] | RowFault) -> list[Piece] | RowFault:
@@ -280,7 +314,7 @@ class ChatRenderer:
             text = turn.full
             if self.appends_eos and self._tail and text.endswith(self._tail):
                 text = text[: len(text) - len(self._tail) + len(self._tail.rstrip())]
-            pieces.append(Piece(text, [(len(turn.prompt), len(text))]))
+            pieces.append(Piece(text, [(len(turn.prompt), len(text))], turn.pictures))
         return pieces
 
     # tokens ----------------------------------------------------------------------------------------------------------
@@ -309,7 +343,7 @@ class ChatRenderer:
         if self.appends_eos:
             ids = [*ids, self.tokenizer.eos_token_id]
             spans = [(spans[0][0], len(ids))]
-        return self._masked(ids, spans, is_split)
+        return self._masked(ids, spans, is_split, piece.pictures)
 
     def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
         """Return ids of ``prompt`` and of ``rest`` that together decode to ``whole``, or None.
@@ -325,7 +359,9 @@ class ChatRenderer:
                 return alone, answer
         return None
 
-    def _masked(self, ids: list[int], spans: list[tuple[int, int]], is_split: bool) -> Example | RowFault:
+    def _masked(
+        self, ids: list[int], spans: list[tuple[int, int]], is_split: bool, pictures: tuple[str, ...]
+    ) -> Example | RowFault:
         mask = [0] * len(ids)
         for start, limit in spans:
             turn = ids[start:limit]
@@ -334,7 +370,7 @@ class ChatRenderer:
                 return RowFault(NO_END_OF_TURN)
             end = start + min(ends) + 1
             mask[start:end] = [1] * (end - start)
-        return Example(ids, mask, is_split)
+        return Example(ids, mask, is_split, pictures)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -28,6 +28,7 @@ IGNORED_LABEL = -100
 
 _DIGEST_CHARS = 36  # the longest digest that MLflow accepts
 _IDS = pa.list_(pa.int32())
+_PICTURES = pa.field("pictures", pa.list_(pa.string()))
 _ANSWERS = [("input_ids", _IDS), ("labels", _IDS), ("task", pa.string())]
 _SCHEMAS: dict[RowForm, pa.Schema] = {
     "answers": pa.schema(_ANSWERS),
@@ -42,8 +43,11 @@ _SCHEMAS: dict[RowForm, pa.Schema] = {
 class TokenFile:
     """Writes one side, train or eval. A context manager that renames the file into place unless an error occurred."""
 
-    def __init__(self, path: Path, template_digest: str, form: RowForm = "answers") -> None:
+    def __init__(self, path: Path, template_digest: str, form: RowForm = "answers", *, sees: bool = False) -> None:
+        """``sees``: the rows have a column with the names of their pictures, which only rows of answers can have."""
         self.path = path
+        self._schema = _SCHEMAS[form].append(_PICTURES) if sees else _SCHEMAS[form]
+        self._sees = sees
         self._form: RowForm = form
         self._part = path.with_name(path.name + ".part")  # an earlier file may still be memory-mapped
         self._sha = hashlib.sha256(template_digest.encode())
@@ -55,7 +59,7 @@ class TokenFile:
 
     def __enter__(self) -> Self:
         self._sink = pa.OSFile(str(self._part), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, _SCHEMAS[self._form])
+        self._writer = pa.ipc.new_stream(self._sink, self._schema)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -86,7 +90,9 @@ class TokenFile:
         if further:
             self._sha.update(json.dumps(further, ensure_ascii=False).encode())
         self._count_loss(batch.ids[batch.mask != 0])
-        schema, sides = _SCHEMAS[self._form], [batch]
+        if batch.pictures:
+            self._sha.update(json.dumps(batch.pictures).encode())
+        schema, sides = self._schema, [batch]
         if self._form == "pairs":
             sides = [batch.take(np.arange(start, len(batch), 2)) for start in (0, 1)]
         rows = len(sides[0])
@@ -96,6 +102,9 @@ class TokenFile:
             columns += _token_columns(side)
         for place, values in enumerate(zip(*further, strict=True)):
             columns.append(pa.array(values, type=schema.types[len(schema) - len(further[0]) + place]))
+        if self._sees:
+            names = [batch.pictures_of(number) for number in range(rows)]
+            columns.append(pa.array(names, type=_PICTURES.type))
         self._writer.write_batch(pa.record_batch(columns, schema=schema))
 
     def dataset(self) -> datasets.Dataset:

@@ -93,6 +93,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "adaptation": identity.adaptation,
         "objective": identity.objective,
         **({"kind": "reward"} if identity.is_reward_model else {}),
+        **({"sees": True} if plan.facts.sees else {}),
         "options": plan.options,
         "serving": identity.serving,
         "data_digest": identity.data_digest,

@@ -14,22 +14,29 @@ from mlflow_finetune_plugin.data.conversations.row_faults import NO_ASSISTANT_TU
 from mlflow_finetune_plugin.data.conversations.templates import Template
 from mlflow_finetune_plugin.data.conversations.turns.chat import is_learnt, whole_text
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import MARK, pictures_of
 
 BREAKS_PREFIX = "template breaks the prefix"
 NO_TOOLS = "template takes no tools"
+NO_PICTURES = "template takes no pictures"
 DROPS_CONTENT = "template drops content"
 STOP_INSIDE = "stop token inside the answer"
 
 _TOOLS_FIX = "set data.chat_template to one that does, or train without them: data.ignore: [tools]"
+_PICTURES_FIX = "set data.chat_template to the one that the base was trained with"
 _CALLS_FIX = "set data.chat_template to one that does, or remove the conversations that call tools from the file"
 
 
 @dataclass(slots=True)
 class RenderedTurn:
-    """The text of one assistant turn: ``prompt`` is P and ``full`` is F, with P as a server renders it."""
+    """The text of one assistant turn: ``prompt`` is P and ``full`` is F, with P as a server renders it.
+
+    ``pictures`` are those of the conversation up to the turn; each has one placeholder in both texts.
+    """
 
     prompt: str
     full: str
+    pictures: tuple[str, ...] = ()
 
 
 def checked_turns(
@@ -66,7 +73,7 @@ def checked_turns(
         for stop in stop_texts:
             if stop in whole_text(messages[-1]):
                 return RowFault(STOP_INSIDE, stop)
-        turns.append(RenderedTurn(prompt, full))
+        turns.append(RenderedTurn(prompt, full, tuple(pictures_of(messages))))
     return _lost_context(turns, rendered[-1][2]) or turns
 
 
@@ -105,7 +112,7 @@ def _answer_and_end(full: str, message: Message, turn_end: str) -> str:
 
 def _holds(text: str, content: str) -> bool:
     """Return whether ``text`` contains ``content``. A template may trim it and change its whitespace."""
-    return content.strip() in text or _squeezed(content) in _squeezed(text)
+    return all(piece.strip() in text or _squeezed(piece) in _squeezed(text) for piece in content.split(MARK))
 
 
 def _ends_with_answer(full: str, prompt_chars: int, answer: str) -> bool:
@@ -127,6 +134,8 @@ def default_turns(
     text, turns = template.bos, []
     if any("tools" in message or "tool_calls" in message for message in messages):
         return RowFault(NO_TOOLS, f"the packaged template writes no tools; {_fix(messages)}")
+    if pictures_of(messages):
+        return RowFault(NO_PICTURES, f"the packaged template writes no pictures; {_PICTURES_FIX}")
     for message in messages:
         before, text = text, text + template.render_turn(message)
         if is_learnt(message):
