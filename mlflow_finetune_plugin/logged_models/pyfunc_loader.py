@@ -392,7 +392,7 @@ def _attention(folder: Path, trained_with: str | None, device: str) -> str | Non
     return "eager" if config.get("attn_logit_softcapping") else "sdpa"
 
 
-def _load_base(folder: Path, base: dict[str, Any], *, scores: bool, sees: bool) -> Any:
+def _load_base(folder: Path, base: dict[str, Any], *, scores: bool, sees: bool = False) -> Any:
     """The base; with ``scores`` with a head of random values, which the adapter's file replaces; ``sees``: it reads pictures."""
     import torch
     from transformers import (
