@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 EMBEDDED = "embedded"
+EMBEDDED_VISION = "embedded_vision"
+"""The names of the packaged bases; the second one reads pictures."""
 
 Auto = Literal["auto"]
 

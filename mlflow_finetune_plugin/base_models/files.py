@@ -15,9 +15,11 @@ from typing import Any
 
 from mlflow_finetune_plugin.base_models.weights_digest import weight_files
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.section import EMBEDDED
+from mlflow_finetune_plugin.section import EMBEDDED, EMBEDDED_VISION
 
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded_base"
+EMBEDDED_VISION_FOLDER = EMBEDDED_FOLDER.with_name("embedded_vision_base")
+_EMBEDDED_FOLDERS = {EMBEDDED: EMBEDDED_FOLDER, EMBEDDED_VISION: EMBEDDED_VISION_FOLDER}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?")
 _LONGEST_HEADER = 100_000_000  # the safetensors library's own limit
@@ -25,13 +27,13 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def local_folder(name: str) -> Path | None:
-    """Return the folder of a base model: the embedded base or a local folder. Return None for a hub name.
+    """Return the folder of a base model: an embedded base or a local folder. Return None for a hub name.
 
     Raises:
         BaseModelError: the name is neither; the message suggests the nearest name.
     """
-    if name == EMBEDDED:
-        return EMBEDDED_FOLDER
+    if name in _EMBEDDED_FOLDERS:
+        return _EMBEDDED_FOLDERS[name]
     if "://" in name:
         raise BaseModelError(
             f"base_model.name = {_short(name)}: is a URL; fix: give the hub name (ORGANISATION/MODEL), or download it and give the folder"
@@ -147,7 +149,8 @@ def _nearest_folder(path: Path) -> str:
     near = difflib.get_close_matches(path.name, folders, n=1)
     if near:
         return f"; did you mean {path.parent / near[0]}?"
-    return f"; did you mean {EMBEDDED}?" if difflib.get_close_matches(str(path), [EMBEDDED]) else ""
+    embedded = difflib.get_close_matches(str(path), list(_EMBEDDED_FOLDERS), n=1)
+    return f"; did you mean {embedded[0]}?" if embedded else ""
 
 
 def _hub_cache() -> Path:

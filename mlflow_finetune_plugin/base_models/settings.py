@@ -13,7 +13,9 @@ class BaseModelSettings(Section):
     """The model to start from."""
 
     name: str = Field(
-        "embedded", min_length=1, description="Hub name, local folder, or `embedded` (the packaged tiny model)."
+        "embedded",
+        min_length=1,
+        description="Hub name, local folder, or a packaged tiny model: `embedded`, or `embedded_vision`, which reads pictures.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -43,6 +43,9 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
         EntryPoint(
             "prompt", "prompt", "sft", "virtual tokens in front of every prompt; or -P adaptation=prefix, or ptuning"
         ),
+        EntryPoint(
+            "vision", "lora", "sft", "from pictures with questions and answers, on a base that reads pictures; or qlora"
+        ),
         EntryPoint("multitask", "lora", "sft", "one adapter from a mixture of tasks"),
         EntryPoint("dpo", "lora", "dpo", "preference optimisation: from pairs of a better and a worse answer"),
         EntryPoint("orpo", "lora", "orpo", "the same without a reference model, from the base in one run"),

@@ -16,7 +16,7 @@ from typing import Any
 from mlflow_finetune_plugin.config.problems import ALIASES, Origins, shown, unknown_key
 from mlflow_finetune_plugin.config.yaml_source import KeyPath, parse_value
 from mlflow_finetune_plugin.data.sources.locations import is_remote
-from mlflow_finetune_plugin.section import EMBEDDED, Section
+from mlflow_finetune_plugin.section import EMBEDDED, EMBEDDED_VISION, Section
 
 SHORTHANDS: dict[str, KeyPath] = {
     "base_model": ("base_model", "name"),
@@ -217,5 +217,5 @@ def start_from(folder: Path, name: str) -> str:
 def base_from(folder: Path, name: str) -> str:
     """Return the folder of a base model with relative paths starting in ``folder``. A hub name stays as it is."""
     path = os.path.join(folder, os.path.expanduser(name))
-    is_folder = name != EMBEDDED and (name.startswith((".", "~")) or os.path.isdir(path))
+    is_folder = name not in (EMBEDDED, EMBEDDED_VISION) and (name.startswith((".", "~")) or os.path.isdir(path))
     return os.path.realpath(path) if is_folder else name

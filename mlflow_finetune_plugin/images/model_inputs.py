@@ -6,6 +6,7 @@ can be loaded. A family whose processor needs a further package (torchvision, nu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from mlflow_finetune_plugin.images.picture import Picture
 _TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 """Inputs of some families that say which tokens stand for a picture: 1 for those, else 0; (rows, tokens)."""
 
+_OF_PROCESSORS = frozenset(("num_crops",))
+"""What image processors give their processor, and no model takes."""
 _MOST_TEXTS = 4096
+_BLANK = 64  # pixels of a side of the picture that shows which token stands for a part of one
 
 
 class PictureInputs:
@@ -28,11 +32,17 @@ class PictureInputs:
     """
 
     def __init__(self, processor: Any) -> None:
+        from PIL import Image
+
         self.processor = processor
-        self.image_token_id = int(processor.image_token_id)
         self.placeholder = str(getattr(processor, "boi_token", None) or processor.image_token)
-        self._names = frozenset(processor.image_processor.model_input_names)
+        self._names = frozenset(processor.image_processor.model_input_names) - _OF_PROCESSORS
         self._texts: dict[str, str] = {}
+        blank = Image.new("RGB", (_BLANK, _BLANK))
+        ids = processor.tokenizer(self._expanded(blank), add_special_tokens=False)["input_ids"]
+        self.image_token_id = int(
+            Counter(ids).most_common(1)[0][0]
+        )  # some processors have a token around it under this name
         self._token_types = [name for name in _TOKEN_TYPES if name in processor.model_input_names]
 
     @classmethod
@@ -72,16 +82,19 @@ class PictureInputs:
     def _written(self, picture: Picture) -> str:
         """Return all tokens of a picture as text. They do not depend on what is around them."""
         if picture.sha256 not in self._texts:
-            recorded = _Recorder(self.processor.tokenizer)
-            self.processor.tokenizer, tokenizer = recorded, self.processor.tokenizer
-            try:
-                self.processor(text=[self.placeholder], images=[[picture.pixels()]], add_special_tokens=False)
-            finally:
-                self.processor.tokenizer = tokenizer
             if len(self._texts) >= _MOST_TEXTS:
                 self._texts.clear()
-            self._texts[picture.sha256] = recorded.text
+            self._texts[picture.sha256] = self._expanded(picture.pixels())
         return self._texts[picture.sha256]
+
+    def _expanded(self, pixels: Any) -> str:
+        recorded = _Recorder(self.processor.tokenizer)
+        self.processor.tokenizer, tokenizer = recorded, self.processor.tokenizer
+        try:
+            self.processor(text=[self.placeholder], images=[[pixels]], add_special_tokens=False)
+        finally:
+            self.processor.tokenizer = tokenizer
+        return recorded.text
 
     def tensors(self, pictures: Sequence[Sequence[Picture]], ids: Any) -> dict[str, Any]:
         """Return the model's inputs beside the tokens.

@@ -362,7 +362,7 @@ def _base_folder(base: dict[str, Any], override: str | None) -> Path:
     for candidate in [override] if override else [base["folder"], base["name"]]:
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
-    if name == "embedded" or name.startswith((".", "/", "~")):
+    if name in ("embedded", "embedded_vision") or name.startswith((".", "/", "~")):
         raise FileNotFoundError(
             f"the base model {name!r} is not here; fix: mlflow.pyfunc.load_model(uri, model_config={{'base_model': FOLDER}})"
         )

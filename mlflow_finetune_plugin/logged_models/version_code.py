@@ -46,7 +46,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "32e5100fc9baceec091024ed403504c84b9e4db2832fcfaf854e4c6d5ece14be",
             "8f6f78171586d3375b7b1f4c16a9deb7841dd6373c47d6acabe4c9b0eb4b679a",
             "95dbdf20067a24ac8f079b5871b68d5ba9eb52038dddb6c256e2afdd1831443c",
-            "2aec9d2d551d45cb954d920d56b2e7525e24935786f0078a89f11ee7a8167ab9",
+            "cf00023b45abf1a5cbbcc7f3ec2951f486eb0bfa08ab44601ebd04aedde47e34",
         )
     ),
     "picture.py": frozenset(("c9751b18353cd02fc230be2a26cc72b5c90c83a6fff5be80ed73eb2af32404e1",)),

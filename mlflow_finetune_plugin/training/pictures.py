@@ -27,6 +27,7 @@ class PictureTrainer(MicroBatchTrainer):
     def __init__(self, *, renderer: ChatRenderer, **arguments: Any) -> None:
         assert renderer.pictures is not None
         self._inputs, self._store = renderer.pictures, renderer.picture_store
+        arguments["args"].remove_unused_columns = False  # Trainer knows no column of pictures
         super().__init__(**arguments)
 
     @staticmethod
@@ -42,7 +43,9 @@ class PictureTrainer(MicroBatchTrainer):
         """Return the rows as one padded batch, whose inputs hold the pixels of all pictures in the order of the rows."""
         batch = pad([(ids, labels) for ids, labels, _ in rows], self.processing_class.pad_token_id)
         pictures = [[self._store.get(name) for name in names] for _, _, names in rows]
-        batch.inputs.update(self._prepare_inputs(self._inputs.tensors(pictures, batch.inputs["input_ids"])))
+        device, dtype = batch.inputs["input_ids"].device, next(self.model.parameters()).dtype
+        for name, value in self._inputs.tensors(pictures, batch.inputs["input_ids"]).items():
+            batch.inputs[name] = value.to(device, dtype if value.is_floating_point() else value.dtype)
         return batch
 
     def _log_probs(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float]:

@@ -12,13 +12,14 @@ import torch
 from peft import PeftModel
 from pipeline_runs import config_for, run_pipeline
 from safetensors.torch import load_file
+from seeing_bases import seeing_base
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
 from mlflow_finetune_plugin.adaptations import lora, qlora
 from mlflow_finetune_plugin.adaptations.lora import Options
 from mlflow_finetune_plugin.base_models import loading
-from mlflow_finetune_plugin.base_models.facts import BaseFacts
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, part_of
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
@@ -293,3 +294,34 @@ def test_saved_adapter_leaves_no_start_behind(llama, tmp_path):
     assert all(
         torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "adapter/adapter_model.safetensors").values()
     )
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory) -> Path:
+    return seeing_base(tmp_path_factory.mktemp("llava"), "llava")
+
+
+@pytest.mark.parametrize("parts", [["language"], ["vision"], ["projector"], ["language", "projector", "vision"]])
+def test_of_a_base_that_sees_only_the_layers_of_the_named_parts_are_adapted(parts, llava, tmp_path):
+    """The language model and the vision tower both have layers q_proj, k_proj and v_proj."""
+    model = wrapped(llava, tmp_path, rank=2, train=parts)
+    trained = {name.split(".lora_")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {part_of(name) for name in trained} == set(parts)
+    linear = [name for name in facts_of(llava).linear_shapes if part_of(name) in parts]
+    assert len(trained) == len(linear)
+
+
+def test_names_of_layers_mean_those_of_the_named_parts(llava, tmp_path):
+    model = wrapped(llava, tmp_path, rank=2, target_modules=["q_proj"])
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("language_model" in name and ".q_proj." in name for name in trained)
+
+
+@pytest.mark.bad_input
+def test_parts_that_a_base_has_not_are_refused(llama, tmp_path):
+    with pytest.raises(BaseModelError, match="has a language model only"):
+        lora.resolve(Options(train=["vision"]), facts_of(llama), {})
+    gemma3 = seeing_base(tmp_path, "gemma3")
+    with pytest.raises(BaseModelError, match=r"no layer of the part projector"):  # its projector is no linear layer
+        lora.resolve(Options(train=["projector"]), facts_of(gemma3), {})
