@@ -64,12 +64,14 @@ def test_run_serve_certify_promote_roll_back(tmp_path: Path, empty_store: Path):
 
         assert [ask(question) for question in questions] == answers
         part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
-        with pytest.raises(BadRequestError, match="data URL|network"):
+        with pytest.raises(BadRequestError, match=r"data URL|network"):
             ask([{"role": "user", "content": [part]}])
     tags = client.get_model_version("vision", second).tags
     assert any(name.startswith(CERTIFICATE_TAG) for name in tags), tags
 
-    if "champion" not in client.get_registered_model("vision").aliases:  # a first version that is no better takes no alias
+    if (
+        "champion" not in client.get_registered_model("vision").aliases
+    ):  # a first version that is no better takes no alias
         assert workplace.cli("promote", "vision", "--version", first).returncode == 0
     assert str(client.get_model_version_by_alias("vision", "champion").version) == first
     promotion = workplace.cli("promote", "vision", "--version", second, "--json")

@@ -59,7 +59,9 @@ def go(adaptation: str, workplace: Workplace, folder: Path) -> None:
     client = workplace.client()
     first, _ = trained(workplace, adaptation)
     second, rows = trained(workplace, adaptation, "-P", f"start_from=models:/quickstart/{first}")
-    if "champion" not in client.get_registered_model("quickstart").aliases:  # a first version that is no better takes no alias
+    if (
+        "champion" not in client.get_registered_model("quickstart").aliases
+    ):  # a first version that is no better takes no alias
         assert workplace.cli("promote", "quickstart", "--version", first).returncode == 0
     assert str(client.get_model_version_by_alias("quickstart", "champion").version) == first
     client.set_registered_model_alias("quickstart", "challenger", second)
