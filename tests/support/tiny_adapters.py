@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from mlflow_finetune_plugin.adaptations._bottleneck_tuner import BottleneckConfig
 from mlflow_finetune_plugin.adaptations._full_tuner import FullConfig
@@ -17,7 +17,9 @@ KINDS = ("lora", "dora", "ia3", "bottleneck", "full", "prefix", "prompt")
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    sees = hasattr(AutoConfig.from_pretrained(folder), "vision_config")
+    model_class = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return model_class.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def save_adapter(kind: str, base: Path, folder: Path, *, seed: int = 0, **settings: Any) -> Path:

@@ -14,9 +14,10 @@ from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.store.names import BASE
 
 
-def _root(resident: Resident) -> dict[str, str]:
+def _root(resident: Resident) -> dict[str, Any]:
     version = resident.version
-    return {"root": f"{version.model}/{version.number}", "parent": resident.engine.spec.base_name}
+    root = {"root": f"{version.model}/{version.number}", "parent": resident.engine.spec.base_name}
+    return {**root, "sees": True} if version.card.get("sees") is True else root
 
 
 class Status:
@@ -27,8 +28,11 @@ class Status:
         self._created = int(time.time())
 
     def models(self) -> dict[str, Any]:
-        """Return OpenAI's model list. As in vLLM, ``root`` is the version that answers, and ``parent`` its base."""
-        entries: dict[str, dict[str, str]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
+        """Return OpenAI's model list. As in vLLM, ``root`` is the version that answers, and ``parent`` its base.
+
+        Versions that read pictures, and their bases, have ``"sees": true``.
+        """
+        entries: dict[str, dict[str, Any]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
         if self._fleet.has_one_base:
             entries[BASE] = {"root": next(iter(self._fleet.engines.values())).spec.base_name}
         for name, model in self._follower.snapshot.items():
@@ -44,6 +48,10 @@ class Status:
             if loaded.is_ready
             for root in [_root(loaded)]
         }
+        for base in {entry["parent"] for entry in entries.values() if entry.get("sees")}:
+            for name, entry in entries.items():  # a base is listed by its name, and by ``base`` if it is the only one
+                if name == base or (name == BASE and entry["root"] == base):
+                    entry["sees"] = True
         data = [
             {"id": name, "object": "model", "created": self._created, "owned_by": "mlflow-finetune", **more}
             for name, more in entries.items()

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.serving.transformers_engine.loading import LoadedBase
 from mlflow_finetune_plugin.serving.transformers_engine.preparation import Preparation
+from mlflow_finetune_plugin.serving.transformers_engine.prompts import EnginePrompt
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
 from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Scheduler
 from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, Update
@@ -69,7 +70,7 @@ class TransformersEngine:
         self.settings = settings
         self._stop_token_ids = loaded.stop_token_ids
         self._tokenizer = loaded.tokenizer
-        self._preparation = Preparation(loaded.tokenizer, settings.max_model_len)
+        self._preparation = Preparation(loaded.tokenizer, settings.max_model_len, loaded.pictures)
         self._decoder: Any = copy.deepcopy(loaded.tokenizer)  # for the decode thread: tokenizers are not thread-safe
         self._base = Base(loaded.model)
         self._adapters: dict[str, Tree] = {}
@@ -155,7 +156,7 @@ class TransformersEngine:
         except RuntimeError as error:
             self.forget(sequences)
             raise Refusal(503, str(error), "ServiceUnavailableError") from error
-        return exchange, prompts
+        return exchange, [prompt.ids for prompt in prompts]
 
     def forget(self, sequences: list[Sequence]) -> None:
         """End sequences that have not ended."""
@@ -178,23 +179,24 @@ class TransformersEngine:
         return self._adapters[name]
 
     def _sequences(
-        self, tree: Tree, prompt: list[int], request: ChatRequest | CompletionRequest, choices: range
+        self, tree: Tree, prompt: EnginePrompt, request: ChatRequest | CompletionRequest, choices: range
     ) -> list[Sequence]:
         limit = self.settings.max_model_len - tree.virtual_tokens
-        if not prompt:
+        if not prompt.ids:
             raise ValueError("prompt: empty; fix: send at least one token")
-        if max(prompt) >= tree.vocabulary_size:
-            raise ValueError(f"prompt: token id {max(prompt)} is beyond the vocabulary of {tree.vocabulary_size}")
-        if len(prompt) >= limit:
+        if max(prompt.ids) >= tree.vocabulary_size:
+            raise ValueError(f"prompt: token id {max(prompt.ids)} is beyond the vocabulary of {tree.vocabulary_size}")
+        if len(prompt.ids) >= limit:
             raise ValueError(
-                f"prompt: {len(prompt)} tokens leave no room for an answer in the context length of {limit}; fix: shorten it"
+                f"prompt: {len(prompt.ids)} tokens leave no room for an answer in the context length of {limit}; fix: shorten it"
             )
-        sampling = request.sampling(max_tokens=request.answer_tokens(limit - len(prompt)))
+        sampling = request.sampling(max_tokens=request.answer_tokens(limit - len(prompt.ids)))
         return [
             Sequence(
                 tree,
-                prompt,
+                prompt.ids,
                 sampling,
+                pictures=prompt.pictures,
                 tokenizer=self._decoder,
                 stop_token_ids=self._stop_token_ids,
                 choice=choice,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 
+from mlflow_finetune_plugin.images import PictureInputs
+from mlflow_finetune_plugin.images.turns import for_template, pictures_of
+from mlflow_finetune_plugin.serving.transformers_engine.prompts import EnginePrompt, PromptWriter
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
+
+T = TypeVar("T")
 
 _LARGE_CHARS = 16_000
 _LARGE_TURNS = 64
@@ -21,23 +25,27 @@ _LONGEST_NORMALIZED = 4
 class Preparation:
     """The threads that turn prompts into token ids: one for small prompts, and one for large ones, in turn.
 
-    Each thread has its own tokenizer, because tokenizers are not thread-safe. Tokenizing releases Python's lock.
+    Each thread has its own tokenizer and processor, because they are not thread-safe. Tokenizing releases Python's lock, and so does
+    most of the work on pictures.
 
     Args:
         tokenizer: The tokenizer, with the chat template.
         max_model_len: The context length in tokens; prompts that cannot fit are refused before they are rendered.
+        inputs: The processor of a base that sees; None of another.
     """
 
-    def __init__(self, tokenizer: Any, max_model_len: int) -> None:
-        self._small, self._large = (_Worker(copy.deepcopy(tokenizer), name) for name in ("small", "large"))
+    def __init__(self, tokenizer: Any, max_model_len: int, inputs: PictureInputs | None = None) -> None:
+        self._small, self._large = (
+            _Worker(PromptWriter(tokenizer, inputs, max_model_len), name) for name in ("small", "large")
+        )
         longest = _longest_token(tokenizer)
         self._max_chars = None if longest is None else longest * max_model_len
         self._max_model_len = max_model_len
 
-    async def prompts(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
-        """Return the token ids of each prompt. Raises ValueError for a prompt that cannot be rendered or is too long."""
+    async def prompts(self, request: ChatRequest | CompletionRequest) -> list[EnginePrompt]:
+        """Return each prompt. Raises ValueError for a prompt that cannot be rendered or is too long."""
         if isinstance(request, ChatRequest):
-            messages = [message.for_template() for message in request.messages]
+            messages = [message.turn() for message in request.messages]
             chars = sum(len(message.get("content") or "") for message in messages)
             self._check(chars)
             parts: list[Any] = [
@@ -50,13 +58,15 @@ class Preparation:
             except RecursionError as error:
                 raise ValueError("messages: nested too deeply; fix: fewer levels") from error
             worker = self._large if size > _LARGE_CHARS or len(messages) > _LARGE_TURNS else self._small
-            return [await worker.run(lambda tokenizer: _chat_ids(tokenizer, messages, request))]
-        prompts = request.prompts()
+            return [await worker.run(lambda writer: _chat(writer, messages, request))]
+        prompts, pictures = request.prompts(), request.pictures_of_prompts()
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         for text in texts:
             self._check(len(text))
-        worker = self._large if sum(map(len, texts)) > _LARGE_CHARS else self._small
-        return await worker.run(lambda tokenizer: [_ids(tokenizer, prompt) for prompt in prompts])
+        worker = self._large if sum(map(len, texts)) + _chars_in(pictures) > _LARGE_CHARS else self._small
+        return await worker.run(
+            lambda writer: [_completion(writer, *prompt) for prompt in zip(prompts, pictures, strict=True)]
+        )
 
     def close(self) -> None:
         self._small.close()
@@ -71,12 +81,12 @@ class Preparation:
 
 
 class _Worker:
-    def __init__(self, tokenizer: Any, name: str) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, writer: PromptWriter, name: str) -> None:
+        self._writer = writer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prompts-{name}")
 
-    async def run(self, prepare: Callable[[Any], list[Any]]) -> list[Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, prepare, self._tokenizer)
+    async def run(self, prepare: Callable[[PromptWriter], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, prepare, self._writer)
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -91,9 +101,18 @@ def _chars_in(value: Any) -> int:
     return sum(map(_chars_in, value)) if isinstance(value, list) else 1
 
 
-def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], request: ChatRequest) -> list[int]:
+def _chat(writer: PromptWriter, turns: list[dict[str, Any]], request: ChatRequest) -> EnginePrompt:
+    pictures = writer.pictures(pictures_of(turns), "messages")
+    text = _rendered(writer.tokenizer, [for_template(turn) for turn in turns], request)
     try:
-        text = tokenizer.apply_chat_template(
+        return writer.prompt(text, pictures, is_chat=True)
+    except ValueError as error:
+        raise ValueError(f"messages: {error}") from error
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, Any]], request: ChatRequest) -> str:
+    try:
+        text: str = tokenizer.apply_chat_template(
             messages,
             tokenize=False,
             add_generation_prompt=request.add_generation_prompt,
@@ -111,11 +130,14 @@ def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], request: ChatReque
     ) as error:
         # A template computes with what the request holds, so that any of these can be the fault of a field.
         raise ValueError(f"messages: refused by the chat template: {error}") from error
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return text
 
 
-def _ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
-    return list(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
+def _completion(writer: PromptWriter, prompt: str | list[int], urls: list[str]) -> EnginePrompt:
+    pictures = writer.pictures(urls, "pictures")
+    if isinstance(prompt, list):
+        return writer.of_ids(prompt, pictures)
+    return writer.prompt(prompt, pictures, is_chat=False)
 
 
 def _longest_token(tokenizer: Any) -> int | None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mlflow_finetune_plugin.data.conversations.templates import RESERVED_SETTINGS
 from mlflow_finetune_plugin.data.conversations.turns.tool_calls import served_tool
+from mlflow_finetune_plugin.images.turns import PICTURES, marked_text
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
 
 UNSUPPORTED = (
@@ -35,30 +36,40 @@ class StreamOptions(_Body):
 
 
 class Message(_Body):
-    """A message. Parts of content are joined; only text is supported."""
+    """A message. Parts of content are joined: texts, and pictures as data URLs."""
 
     model_config = ConfigDict(extra="allow")
 
     role: str
     content: str | list[dict[str, Any]] | None = None
 
-    def for_template(self) -> dict[str, Any]:
-        """Return the message as the chat template expects it. Raises ValueError for parts that are not text."""
-        extra = self.model_extra or {}
+    def turn(self) -> dict[str, Any]:
+        """Return the message as a turn, with the data URLs of its pictures (``images.turns``).
+
+        Raises:
+            ValueError: A part is neither text nor a picture.
+        """
+        extra = {name: value for name, value in (self.model_extra or {}).items() if name != PICTURES}
         if extra.get("tool_calls"):
             if not isinstance(extra["tool_calls"], list):
                 raise ValueError("messages: tool_calls: expected a list; fix: send a list of calls")
             extra = {**extra, "tool_calls": [_call(call) for call in extra["tool_calls"]]}
         if not isinstance(self.content, list):
             return {**extra, "role": self.role, "content": self.content or ""}
-        other = [part.get("type") for part in self.content if not isinstance(part.get("text"), str)]
-        if other:
-            raise ValueError(f"messages: a content part of type {other[0]!r}; fix: send text parts only")
-        return {
-            **extra,
-            "role": self.role,
-            "content": "".join(part["text"] for part in self.content),
-        }
+        text, pictures = marked_text([_piece(part) for part in self.content])
+        return {**extra, "role": self.role, "content": text, **({PICTURES: pictures} if pictures else {})}
+
+
+def _piece(part: dict[str, Any]) -> tuple[str, str]:
+    """Return what a part is, and its text or its data URL."""
+    picture = part.get("image_url")
+    if part.get("type") == "image_url" and isinstance(picture, dict) and isinstance(picture.get("url"), str):
+        return "picture", picture["url"]
+    if not isinstance(part.get("text"), str):
+        raise ValueError(
+            f"messages: a content part of type {part.get('type')!r:.40}; fix: send text, or image_url with a data URL"
+        )
+    return "text", part["text"]
 
 
 def _call(call: Any) -> Any:
@@ -209,9 +220,13 @@ class ChatRequest(_Generation):
 
 
 class CompletionRequest(_Generation):
-    """POST /v1/completions."""
+    """POST /v1/completions.
+
+    ``pictures`` has the data URLs of each prompt's pictures. It is not vLLM's: the router sends it to certify a version that sees.
+    """
 
     prompt: str | TokenIds | list[str] | list[TokenIds]
+    pictures: list[list[str]] | None = None
     logprobs: int | None = Field(None, ge=0, le=20)
 
     def token_logprobs(self) -> int | None:
@@ -229,6 +244,13 @@ class CompletionRequest(_Generation):
         if isinstance(self.prompt[0], int):
             return [self.prompt]  # type: ignore[list-item]
         return list(self.prompt)  # type: ignore[arg-type]
+
+    def pictures_of_prompts(self) -> list[list[str]]:
+        """Return the data URLs of each prompt's pictures. Raises ValueError for lists that belong to no prompt."""
+        prompts = len(self.prompts())
+        if self.pictures is not None and len(self.pictures) != prompts:
+            raise ValueError(f"pictures: {len(self.pictures)} lists for {prompts} prompts; fix: a list for each prompt")
+        return self.pictures if self.pictures is not None else [[] for _ in range(prompts)]
 
 
 def _fitting(name: str, value: int | None, room: int) -> int | None:

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from mlflow_finetune_plugin.serving.transformers_engine.prompts import NO_PICTURES, ShownPictures
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import (
     SamplingParams,
     TokenLogprob,
@@ -56,10 +57,14 @@ def joined(updates: Listing[Update]) -> Update:
 
 @dataclass(frozen=True)
 class PromptPass:
-    """What a pass over a prompt computed: the logits (vocab,) of the first token, the cache, and the prompt's log-probabilities."""
+    """What a pass over a prompt computed: the logits (vocab,) of the first token, the cache, and the prompt's log-probabilities.
+
+    ``position_shift`` is that of ``trees.Start``.
+    """
 
     logits: torch.Tensor
     cache: DynamicCache
+    position_shift: int = 0
     logprobs: list[list[TokenLogprob] | None] | None = None
 
 
@@ -73,6 +78,7 @@ class Sequence:
         tokenizer: Turns the answer's tokens into text.
         stop_token_ids: Tokens that end the answer.
         choice: The number of this answer among those of its request; it changes the seed.
+        pictures: What the model reads beside the tokens.
         is_streamed: True sends every update; False sends one at the end, which saves work in the event loop.
     """
 
@@ -85,9 +91,12 @@ class Sequence:
         tokenizer: Any,
         stop_token_ids: frozenset[int],
         choice: int = 0,
+        pictures: ShownPictures = NO_PICTURES,
         is_streamed: bool = True,
     ) -> None:
         self.tree, self.prompt, self.sampling = tree, prompt, sampling
+        self.position_shift = 0
+        self.pictures = pictures
         self.answer: list[int] = []
         self.is_cancelled = False
         self._is_streamed = is_streamed
@@ -110,12 +119,17 @@ class Sequence:
         return joined(self._pending) if update.is_last else None
 
     def shares_prompt(self, other: Sequence) -> bool:
-        """Return whether one pass over the prompt serves both: the same tokens and weights, and no log-probabilities of them."""
+        """Return whether one pass over the prompt serves both: the same tokens, pictures and weights, and no log-probabilities of them.
+
+        All pictures of a size have the same tokens, so the tokens alone do not tell.
+        """
         is_plain = self.sampling.prompt_logprobs is None and other.sampling.prompt_logprobs is None
-        return is_plain and self.tree is other.tree and self.prompt == other.prompt
+        is_same = self.prompt == other.prompt and self.pictures == other.pictures
+        return is_plain and self.tree is other.tree and is_same
 
     def begin(self, read: PromptPass) -> Update:
         """Choose the first token after the prompt."""
+        self.position_shift = read.position_shift
         update = self.accept(read.logits, likeliest=None)
         update.prompt_logprobs = read.logprobs
         return update
@@ -123,17 +137,22 @@ class Sequence:
     def read_prompt(self) -> PromptPass:
         """Read the prompt."""
         if self.sampling.prompt_logprobs is None:
-            logits, cache = self.tree.start(self.prompt, keep=1)
-            return PromptPass(logits[-1].float(), cache)
+            logits, cache, shift = self.tree.start(self.prompt, keep=1, pictures=self.pictures)
+            return PromptPass(logits[-1].float(), cache, shift)
         size = max(1, _LOGITS_AT_ONCE // self.tree.vocabulary_size)
-        chunks = [self.prompt[start : start + size] for start in range(0, len(self.prompt), size)]
-        logits, cache = self.tree.start(chunks[0], keep=len(chunks[0]))  # (chunk, vocab)
+        # A model reads all pictures of a prompt in one pass, with all of their tokens.
+        first = max(size, self.pictures.end)
+        chunks = [self.prompt[:first]]
+        chunks += [self.prompt[start : start + size] for start in range(first, len(self.prompt), size)]
+        logits, cache, shift = self.tree.start(chunks[0], keep=len(chunks[0]), pictures=self.pictures)  # (chunk, vocab)
         logprobs: list[list[TokenLogprob] | None] = [None, *self._logprobs(logits, chunks[0][1:])]
+        position = self.tree.virtual_tokens + len(chunks[0]) + shift
         for chunk in chunks[1:]:
             logprobs += self._logprobs(logits[-1:], chunk[:1])
-            logits = self.tree.resume(cache, chunk, keep=len(chunk))
+            logits = self.tree.resume(cache, chunk, keep=len(chunk), start=position)
             logprobs += self._logprobs(logits, chunk[1:])
-        return PromptPass(logits[-1].float(), cache, logprobs)
+            position += len(chunk)
+        return PromptPass(logits[-1].float(), cache, shift, logprobs)
 
     def _logprobs(self, logits: torch.Tensor, tokens: list[int]) -> list[list[TokenLogprob]]:
         top = self.sampling.prompt_logprobs or 0
@@ -207,7 +226,8 @@ class SequenceGroup:
     def step(self) -> tuple[torch.Tensor, list[int], list[bool]]:
         """Return the logits (rows, vocab) of every row's next token, the likeliest tokens, and which rows contain NaN."""
         tokens = [sequence.answer[-1] for sequence in self.sequences]
-        logits = self.tree.step(self._cache, tokens, [sequence.length for sequence in self.sequences])
+        lengths = [sequence.length for sequence in self.sequences]
+        logits = self.tree.step(self._cache, tokens, lengths, [sequence.position_shift for sequence in self.sequences])
         return logits, logits.argmax(dim=-1).tolist(), logits.isnan().any(dim=-1).tolist()
 
 

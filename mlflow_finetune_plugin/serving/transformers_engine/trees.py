@@ -14,7 +14,7 @@ import inspect
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType
@@ -25,6 +25,7 @@ from mlflow_finetune_plugin.errors import ConfigError, StoreError
 from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids
 from mlflow_finetune_plugin.methods import load_method, method_module, method_names
 from mlflow_finetune_plugin.serving.transformers_engine.memory import check_room
+from mlflow_finetune_plugin.serving.transformers_engine.prompts import NO_PICTURES, ShownPictures
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,21 @@ _PROMPT_METHODS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.PREFIX_TU
 # their output depends on more than the tokens: a task id, a second pass, an invocation sequence inside the prompt
 _UNSERVED_METHODS = frozenset(("XLORA", "POLY", "ADAPTION_PROMPT", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"))
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class Start(NamedTuple):
+    """What a pass over a prompt computed.
+
+    Attributes:
+        logits: The last logits, (keep, vocab).
+        cache: The keys and values of the prompt.
+        position_shift: What the position of each later token is away from the number of tokens before it. It is not 0 for families
+            in which a picture takes fewer positions than tokens (M-RoPE, arXiv 2409.12191).
+    """
+
+    logits: torch.Tensor
+    cache: DynamicCache
+    position_shift: int = 0
 
 
 class Tree:
@@ -45,6 +61,10 @@ class Tree:
         self._virtual_token_ids = virtual_token_ids(model)
         soft_prompt = self._prompt_model.active_peft_config.num_virtual_tokens if self._prompt_model else 0
         self.virtual_tokens: int = len(self._virtual_token_ids) + soft_prompt
+        is_prefix = peft_model is not None and peft_model.active_peft_config.peft_type == PeftType.PREFIX_TUNING
+        self._tokens_before = (
+            len(self._virtual_token_ids) if is_prefix else self.virtual_tokens
+        )  # in a row's own inputs
         parameters = inspect.signature(model.forward).parameters
         self._has_positions = "position_ids" in parameters
         self._keeps_logits = "logits_to_keep" in parameters
@@ -61,29 +81,44 @@ class Tree:
         """The number of token ids that have an embedding."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
-    def start(self, ids: list[int], *, keep: int) -> tuple[torch.Tensor, DynamicCache]:
-        """Read a prompt, after the adapter's virtual tokens. Returns the last logits (keep, vocab) and the cache."""
+    def start(self, ids: list[int], *, keep: int, pictures: ShownPictures = NO_PICTURES) -> Start:
+        """Read a prompt, with its pictures, after the adapter's virtual tokens."""
         inputs = torch.tensor([[*self._virtual_token_ids, *ids]], device=self.device)  # (1, virtual + seq)
+        beside = self._beside(pictures)
+        self._forget_positions()
         if self._prompt_model is None:
-            return self._read(DynamicCache(config=self.model.config), keep, input_ids=inputs)
+            return self._start(DynamicCache(config=self.model.config), keep, input_ids=inputs, **beside)
         prompt = self._prompt_model.get_prompt(batch_size=1)
         if not isinstance(prompt, torch.Tensor):  # prefix tuning: keys and values
-            return self._read(prompt, keep, input_ids=inputs)
+            return self._start(prompt, keep, input_ids=inputs, **beside)
         embedded = self.model.get_input_embeddings()(inputs)
         embedded = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)  # (1, virtual + seq, hidden)
-        return self._read(DynamicCache(config=self.model.config), keep, inputs_embeds=embedded)
+        return self._start(DynamicCache(config=self.model.config), keep, inputs_embeds=embedded, **beside)
 
-    def resume(self, cache: DynamicCache, ids: list[int], *, keep: int) -> torch.Tensor:
-        """Read more tokens of a sequence. Returns the last logits (keep, vocab)."""
-        return self._read(cache, keep, input_ids=torch.tensor([ids], device=self.device))[0]
+    def resume(self, cache: DynamicCache, ids: list[int], *, keep: int, start: int) -> torch.Tensor:
+        """Read more tokens of a sequence, the first at the position ``start``. Returns the last logits (keep, vocab)."""
+        more: dict[str, Any] = {}
+        if self._has_positions:
+            more["position_ids"] = torch.arange(start, start + len(ids), device=self.device)[None]
+        return self._read(cache, keep, input_ids=torch.tensor([ids], device=self.device), **more)
 
-    def step(self, cache: DynamicCache, tokens: list[int], lengths: list[int]) -> torch.Tensor:
-        """Read one token of every row after its ``lengths`` cached tokens, padded on the left. Returns logits (rows, vocab)."""
+    def step(
+        self, cache: DynamicCache, tokens: list[int], lengths: list[int], shifts: list[int] | None = None
+    ) -> torch.Tensor:
+        """Read one token of every row after its ``lengths`` cached tokens, padded on the left. Returns logits (rows, vocab).
+
+        Args:
+            cache: The keys and values of all rows.
+            tokens: The token of each row.
+            lengths: The number of cached tokens of each row.
+            shifts: The ``position_shift`` of each row; None for none.
+        """
         inputs = torch.tensor([[token] for token in tokens], device=self.device)  # (rows, 1)
         more: dict[str, Any] = {}
         width = max(lengths)
         if self._has_positions:
-            more["position_ids"] = torch.tensor([[length] for length in lengths], device=self.device)
+            positions = [length + shift for length, shift in zip(lengths, shifts or [0] * len(lengths), strict=True)]
+            more["position_ids"] = torch.tensor([[position] for position in positions], device=self.device)
         if min(lengths) < width:
             column = torch.arange(width + 1, device=self.device)
             padding = torch.tensor([width - length for length in lengths], device=self.device)
@@ -91,10 +126,29 @@ class Tree:
         output = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, **more)
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
-    def _read(self, cache: DynamicCache, keep: int, **inputs: Any) -> tuple[torch.Tensor, DynamicCache]:
+    def _start(self, cache: DynamicCache, keep: int, **inputs: Any) -> Start:
+        logits = self._read(cache, keep, **inputs)
+        shift = getattr(self.model.base_model, "rope_deltas", None)
+        return Start(logits, cache, 0 if shift is None else int(shift))
+
+    def _read(self, cache: DynamicCache, keep: int, **inputs: Any) -> torch.Tensor:
         more = {"logits_to_keep": keep} if self._keeps_logits else {}
         output = self.model(past_key_values=cache, use_cache=True, **inputs, **more)
-        return output.logits[0, -keep:], cache
+        return output.logits[0, -keep:]  # type: ignore[no-any-return]
+
+    def _beside(self, pictures: ShownPictures) -> dict[str, torch.Tensor]:
+        """Return the model's inputs beside the tokens, pixels in its precision. Virtual tokens are of the type of text."""
+        inputs = {}
+        for name, value in pictures.tensors.items():
+            if name.endswith("token_type_ids"):  # (1, tokens)
+                value = torch.nn.functional.pad(value, (self._tokens_before, 0))
+            inputs[name] = value.to(self.device, self.model.dtype if value.is_floating_point() else value.dtype)
+        return inputs
+
+    def _forget_positions(self) -> None:
+        """Drop what the model remembers of the last prompt: models with M-RoPE hold its shift, also for a prompt without pictures."""
+        if hasattr(self.model.base_model, "rope_deltas"):
+            self.model.base_model.rope_deltas = None
 
 
 class Base:

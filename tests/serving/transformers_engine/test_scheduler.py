@@ -246,7 +246,7 @@ def test_equal_prompts_are_read_once_and_answered_as_if_alone(tree, tokenizer, m
     prompts = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [8, 9], [8, 9]]
     reads = []
     start = Tree.start
-    monkeypatch.setattr(Tree, "start", lambda self, ids, *, keep: reads.append(ids) or start(self, ids, keep=keep))
+    monkeypatch.setattr(Tree, "start", lambda self, ids, **more: reads.append(ids) or start(self, ids, **more))
     sampled = {"temperature": 1.0, "max_tokens": 8}
 
     def submitted(running, numbers):
