@@ -60,8 +60,8 @@ class AlikePictures:
     def find(self, bits: int) -> Hashable | None:
         """Return the name of a remembered picture that looks like this one, the closest first; None if there is none."""
         near = {other for block, table in zip(_blocks_of(bits), self._blocks, strict=True) for other in table[block]}
-        alike = [other for other in near if _steps(bits, other) <= CLOSE_BITS and _levels(bits, other) <= _CLOSE_LEVELS]
-        closest = min(alike, key=lambda other: (_steps(bits, other), _levels(bits, other)), default=None)
+        alike = [other for other in near if _steps(bits, other) <= CLOSE_BITS and _match_in_colour(bits, other)]
+        closest = min(alike, key=lambda other: _steps(bits, other), default=None)
         return None if closest is None else self._names[closest]
 
 
@@ -69,8 +69,9 @@ def _steps(bits: int, other: int) -> int:
     return ((bits ^ other) >> 8 * _COLOUR_BYTES).bit_count()
 
 
-def _levels(bits: int, other: int) -> int:
-    return max(abs(mine - its) for mine, its in zip(_colours_of(bits), _colours_of(other), strict=True))
+def _match_in_colour(bits: int, other: int) -> bool:
+    colours = zip(_colours_of(bits), _colours_of(other), strict=True)
+    return all(abs(mine - its) <= _CLOSE_LEVELS for mine, its in colours)
 
 
 def _colours_of(bits: int) -> bytes:

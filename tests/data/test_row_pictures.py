@@ -144,11 +144,11 @@ def test_the_rows_of_a_picture_stay_on_one_side_if_it_is_their_group(folder, see
         "data URL": [data_url(drawn(number)) for number in range(6)],
         "struct": [{"bytes": drawn(number), "path": None} for number in range(6)],
     }[kind]
-    asked = [(image, question) for image in images for question in ("Which?", "Where?", "What?")]
+    questions = [(image, question) for image in images for question in ("Which?", "Where?", "What?")]
     table = {
-        "image": [image for image, _ in asked],
-        "prompt": [q for _, q in asked],
-        "completion": ["red"] * len(asked),
+        "image": [image for image, _ in questions],
+        "prompt": [question for _, question in questions],
+        "completion": ["red"] * len(questions),
     }
     pq.write_table(pa.table(table), folder / "train.parquet")
     result = prepare(request(folder / "train.parquet", 0.34, group="image"), seeing, folder / "out")
