@@ -12,6 +12,9 @@ from mlflow_finetune_plugin.data.conversations.row_faults import UNSUPPORTED_FIE
 from mlflow_finetune_plugin.images import PictureFault, PictureStore, read_picture
 from mlflow_finetune_plugin.images.turns import PICTURES, pictures_of
 
+_LONGEST_PATH = 4096
+_MOST_PATHS = 100_000
+
 
 class RowPictures:
     """The pictures of a run. ``sizes`` has the width and height of each one in pixels, by its name."""
@@ -25,6 +28,7 @@ class RowPictures:
         """
         self._store, self._sees = store, sees
         self.sizes: dict[str, tuple[int, int]] = {}
+        self._names: dict[tuple[str, Path], str] = {}
 
     def stored(self, conversations: Sequence[Conversation], folder: Path | None) -> list[Conversation]:
         """Return the conversations of a row with the names of their pictures instead of what the file has.
@@ -56,6 +60,16 @@ class RowPictures:
         return replace(conversation, messages=messages)
 
     def _name(self, source: object, folder: Path | None) -> str:
+        """Return the name of a picture. A path is read once, because several rows may ask about one picture."""
+        if not isinstance(source, str) or len(source) > _LONGEST_PATH or folder is None:
+            return self._read(source, folder)
+        if (source, folder) not in self._names:
+            if len(self._names) >= _MOST_PATHS:
+                self._names.clear()
+            self._names[source, folder] = self._read(source, folder)
+        return self._names[source, folder]
+
+    def _read(self, source: object, folder: Path | None) -> str:
         try:
             picture = read_picture(source, folder=folder)
         except PictureFault as fault:

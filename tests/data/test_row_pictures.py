@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -136,6 +137,35 @@ def test_rows_of_equal_pictures_are_held_out_together(folder, seeing):
     assert not held_out & {name for names in result.train["pictures"] for name in names}
 
 
+@pytest.mark.parametrize("kind", ["path", "data URL", "struct"])
+def test_the_rows_of_a_picture_stay_on_one_side_if_it_is_their_group(folder, seeing, kind):
+    images = {
+        "path": [f"images/{number}.png" for number in range(6)],
+        "data URL": [data_url(drawn(number)) for number in range(6)],
+        "struct": [{"bytes": drawn(number), "path": None} for number in range(6)],
+    }[kind]
+    questions = [(image, question) for image in images for question in ("Which?", "Where?", "What?")]
+    table = {
+        "image": [image for image, _ in questions],
+        "prompt": [question for _, question in questions],
+        "completion": ["red"] * len(questions),
+    }
+    pq.write_table(pa.table(table), folder / "train.parquet")
+    result = prepare(request(folder / "train.parquet", 0.34, group="image"), seeing, folder / "out")
+    assert result.report.eval_rows == 6
+    assert "eval pictures in train" not in [finding.check for finding in result.report.findings]
+    assert max(len(row.group) for row in result.eval_rows) < 100
+
+
+def test_the_mark_of_a_picture_is_not_an_odd_character(folder, seeing):
+    report = prepared(folder, rows(3), seeing, rows(1, start=8)).report
+    assert not {finding.check for finding in report.findings} & {
+        "replacement character",
+        "unknown characters",
+        "mojibake",
+    }
+
+
 def test_a_camera_that_was_turned_gives_the_upright_size(folder, seeing):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -202,6 +232,7 @@ def test_a_row_with_a_picture_that_cannot_be_used_is_left_out(folder, seeing, im
     assert detail in skip.detail
     assert (report.train_rows, report.pictures.rows) == (2, 2)
     assert f"1 {reason}" in report_text(report)
+    assert not re.search(r"base64,[A-Za-z0-9+/%]", skip.example)
 
 
 @pytest.mark.bad_input

@@ -132,8 +132,7 @@ def _numbers(places: Sequence[ColumnPicture], count: int) -> list[int]:
     if set(numbers) != set(range(count)):
         raise RowFault(
             PICTURES_AND_PLACES,
-            f"{len(places)} places of pictures in the turns ({_PLACE}, or a part without its picture), and {count} pictures in "
-            "the row",
+            f"places in the turns ({_PLACE}, or a part without its picture): {len(places)}, pictures in the row: {count}",
         )
     return numbers
 

@@ -188,11 +188,14 @@ def fault_of(row):
     [
         (
             {"messages": [user("<image>a<image>"), YES], "images": ["a"]},
-            "pictures and their places differ in number: 2 places .* and 1 pictures in the row",
+            "pictures and their places differ in number: places in the turns .*: 2, pictures in the row: 1",
         ),
-        ({"messages": [user("<image>"), YES], "images": ["a", "b"]}, "1 places .* and 2 pictures"),
-        ({"messages": [user([{"type": "image"}, text_part("q")]), YES]}, "1 places .* and 0 pictures"),
-        ({"messages": [user([{"type": "image", "index": 7}, text_part("q")]), YES], "images": ["a"]}, "1 places"),
+        ({"messages": [user("<image>"), YES], "images": ["a", "b"]}, ": 1, pictures in the row: 2"),
+        ({"messages": [user([{"type": "image"}, text_part("q")]), YES]}, ": 1, pictures in the row: 0"),
+        (
+            {"messages": [user([{"type": "image", "index": 7}, text_part("q")]), YES], "images": ["a"]},
+            ": 1, pictures in the row: 1",
+        ),
         ({"messages": [user("q"), {**YES, "content": "<image>"}], "images": ["a"]}, "a picture in an assistant turn"),
         (
             {"messages": [{"role": "system", "content": "<image>"}, user("q"), YES], "images": ["a"]},
