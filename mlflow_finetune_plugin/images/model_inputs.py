@@ -40,9 +40,9 @@ class PictureInputs:
         self._texts: dict[str, str] = {}
         blank = Image.new("RGB", (_BLANK, _BLANK))
         ids = processor.tokenizer(self._expanded(blank), add_special_tokens=False)["input_ids"]
-        self.image_token_id = int(
-            Counter(ids).most_common(1)[0][0]
-        )  # some processors have a token around it under this name
+        # Some processors have a token around it under this name. A line break may be as frequent, but no text is an added token.
+        added = set(processor.tokenizer.get_added_vocab().values())
+        self.image_token_id = int(Counter(sorted(ids, key=lambda token: token not in added)).most_common(1)[0][0])
         self._token_types = [name for name in _TOKEN_TYPES if name in processor.model_input_names]
 
     @classmethod

@@ -35,7 +35,7 @@ def data_url(shown: Picture, kind: str = "png") -> str:
 
 def picture_turn(text: str, *shown: Picture) -> dict[str, Any]:
     """A turn with pictures before its text, as OpenAI's API takes it."""
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(one)}} for one in shown]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(each)}} for each in shown]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 

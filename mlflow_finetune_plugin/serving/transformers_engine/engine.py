@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.serving.transformers_engine.loading import LoadedBase
 from mlflow_finetune_plugin.serving.transformers_engine.preparation import Preparation
-from mlflow_finetune_plugin.serving.transformers_engine.prompts import Prompt
+from mlflow_finetune_plugin.serving.transformers_engine.prompts import EnginePrompt
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
 from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Scheduler
 from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, Update
@@ -179,7 +179,7 @@ class TransformersEngine:
         return self._adapters[name]
 
     def _sequences(
-        self, tree: Tree, prompt: Prompt, request: ChatRequest | CompletionRequest, choices: range
+        self, tree: Tree, prompt: EnginePrompt, request: ChatRequest | CompletionRequest, choices: range
     ) -> list[Sequence]:
         limit = self.settings.max_model_len - tree.virtual_tokens
         if not prompt.ids:

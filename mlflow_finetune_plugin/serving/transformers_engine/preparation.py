@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from mlflow_finetune_plugin.images import PictureInputs
 from mlflow_finetune_plugin.images.turns import for_template, pictures_of
-from mlflow_finetune_plugin.serving.transformers_engine.prompts import Prompt, PromptWriter
+from mlflow_finetune_plugin.serving.transformers_engine.prompts import EnginePrompt, PromptWriter
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Preparation:
         self._max_chars = None if longest is None else longest * max_model_len
         self._max_model_len = max_model_len
 
-    async def prompts(self, request: ChatRequest | CompletionRequest) -> list[Prompt]:
+    async def prompts(self, request: ChatRequest | CompletionRequest) -> list[EnginePrompt]:
         """Return each prompt. Raises ValueError for a prompt that cannot be rendered or is too long."""
         if isinstance(request, ChatRequest):
             messages = [message.turn() for message in request.messages]
@@ -101,7 +101,7 @@ def _chars_in(value: Any) -> int:
     return sum(map(_chars_in, value)) if isinstance(value, list) else 1
 
 
-def _chat(writer: PromptWriter, turns: list[dict[str, Any]], request: ChatRequest) -> Prompt:
+def _chat(writer: PromptWriter, turns: list[dict[str, Any]], request: ChatRequest) -> EnginePrompt:
     pictures = writer.pictures(pictures_of(turns), "messages")
     text = _rendered(writer.tokenizer, [for_template(turn) for turn in turns], request)
     try:
@@ -133,7 +133,7 @@ def _rendered(tokenizer: Any, messages: list[dict[str, Any]], request: ChatReque
     return text
 
 
-def _completion(writer: PromptWriter, prompt: str | list[int], urls: list[str]) -> Prompt:
+def _completion(writer: PromptWriter, prompt: str | list[int], urls: list[str]) -> EnginePrompt:
     pictures = writer.pictures(urls, "pictures")
     if isinstance(prompt, list):
         return writer.of_ids(prompt, pictures)

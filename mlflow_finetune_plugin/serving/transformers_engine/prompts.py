@@ -35,7 +35,7 @@ NO_PICTURES = ShownPictures()
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EnginePrompt:
     """The token ids of a prompt, with all tokens of its pictures, and the pictures."""
 
     ids: list[int]
@@ -66,7 +66,7 @@ class PromptWriter:
         except PictureFault as fault:
             raise ValueError(f"{field_name}: {fault}") from fault
 
-    def prompt(self, text: str, pictures: Sequence[Picture], *, is_chat: bool) -> Prompt:
+    def prompt(self, text: str, pictures: Sequence[Picture], *, is_chat: bool) -> EnginePrompt:
         """Return the prompt of a text with one placeholder for each picture. Raises ValueError if they do not fit together.
 
         Args:
@@ -89,10 +89,10 @@ class PromptWriter:
                 raise ValueError(f"a text has the token {token}, which stands for a picture; fix: remove it")
         return self.of_ids(ids, pictures)
 
-    def of_ids(self, ids: list[int], pictures: Sequence[Picture]) -> Prompt:
+    def of_ids(self, ids: list[int], pictures: Sequence[Picture]) -> EnginePrompt:
         """Return a prompt that already has all tokens of its pictures. Raises ValueError for such tokens without pictures."""
         if self._inputs is None or len(ids) >= self._max_model_len:
-            return Prompt(ids)
+            return EnginePrompt(ids)
         if not pictures and self._inputs.image_token_id in ids:
             raise ValueError(
                 f"prompt: the token {self._inputs.image_token_id} stands for a picture; fix: send pictures in a chat"
@@ -102,7 +102,7 @@ class PromptWriter:
         token = self._inputs.image_token_id
         end = max((place for place, other in enumerate(ids, start=1) if other == token), default=0)
         tensors = self._inputs.tensors([pictures], torch.tensor([ids]))
-        return Prompt(ids, ShownPictures(tuple(picture.sha256 for picture in pictures), end, tensors))
+        return EnginePrompt(ids, ShownPictures(tuple(picture.sha256 for picture in pictures), end, tensors))
 
     def _tokens_of(self, picture: Picture, inputs: PictureInputs) -> int:
         written = inputs.expand(inputs.placeholder, [picture])

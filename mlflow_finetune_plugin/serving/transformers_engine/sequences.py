@@ -96,7 +96,7 @@ class Sequence:
     ) -> None:
         self.tree, self.prompt, self.sampling = tree, prompt, sampling
         self.position_shift = 0
-        self._pictures = pictures
+        self.pictures = pictures
         self.answer: list[int] = []
         self.is_cancelled = False
         self._is_streamed = is_streamed
@@ -124,7 +124,7 @@ class Sequence:
         All pictures of a size have the same tokens, so the tokens alone do not tell.
         """
         is_plain = self.sampling.prompt_logprobs is None and other.sampling.prompt_logprobs is None
-        is_same = self.prompt == other.prompt and self._pictures == other._pictures
+        is_same = self.prompt == other.prompt and self.pictures == other.pictures
         return is_plain and self.tree is other.tree and is_same
 
     def begin(self, read: PromptPass) -> Update:
@@ -137,16 +137,14 @@ class Sequence:
     def read_prompt(self) -> PromptPass:
         """Read the prompt."""
         if self.sampling.prompt_logprobs is None:
-            logits, cache, shift = self.tree.start(self.prompt, keep=1, pictures=self._pictures)
+            logits, cache, shift = self.tree.start(self.prompt, keep=1, pictures=self.pictures)
             return PromptPass(logits[-1].float(), cache, shift)
         size = max(1, _LOGITS_AT_ONCE // self.tree.vocabulary_size)
         # A model reads all pictures of a prompt in one pass, with all of their tokens.
-        first = max(size, self._pictures.end)
+        first = max(size, self.pictures.end)
         chunks = [self.prompt[:first]]
         chunks += [self.prompt[start : start + size] for start in range(first, len(self.prompt), size)]
-        logits, cache, shift = self.tree.start(
-            chunks[0], keep=len(chunks[0]), pictures=self._pictures
-        )  # (chunk, vocab)
+        logits, cache, shift = self.tree.start(chunks[0], keep=len(chunks[0]), pictures=self.pictures)  # (chunk, vocab)
         logprobs: list[list[TokenLogprob] | None] = [None, *self._logprobs(logits, chunks[0][1:])]
         position = self.tree.virtual_tokens + len(chunks[0]) + shift
         for chunk in chunks[1:]:

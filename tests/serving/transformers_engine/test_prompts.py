@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_process import EngineProcess, engine
+from seeing_bases import SEEING_FAMILIES, seeing_base
 from shown_pictures import BLUE, GREEN, LANGUAGE_LAYERS, RED, VISION, data_url, picture, picture_turn
 from tiny_adapters import load_adapter, load_model, save_adapter
 from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -21,6 +23,7 @@ from mlflow_finetune_plugin.images.store import PicturesInMemory
 from mlflow_finetune_plugin.serving.transformers_engine import sequences
 from mlflow_finetune_plugin.serving.transformers_engine.prompts import PromptWriter, ShownPictures
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
+from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Scheduler
 from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Base
 
@@ -51,7 +54,7 @@ class Local:
         }
 
     def prompt(self, messages: list[dict[str, Any]]) -> PicturePrompt:
-        shown = {data_url(one): one for one in (SQUARE, CIRCLE, OTHER)}
+        shown = {data_url(shape): shape for shape in (SQUARE, CIRCLE, OTHER)}
         pictures, turns = [], []
         for turn in messages:
             parts = turn["content"] if isinstance(turn["content"], list) else []
@@ -60,8 +63,8 @@ class Local:
             turns.append({**turn, "content": written or turn["content"]})
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(self.inputs.expand(text, pictures), add_special_tokens=False)["input_ids"]
-        store = PicturesInMemory({one.sha256: PicturesInMemory.encoded(one) for one in pictures})
-        return PicturePrompt(ids, [one.sha256 for one in pictures], self.inputs, store)
+        store = PicturesInMemory({shape.sha256: PicturesInMemory.encoded(shape) for shape in pictures})
+        return PicturePrompt(ids, [shape.sha256 for shape in pictures], self.inputs, store)
 
     def answer(self, name: str, messages: list[dict[str, Any]]) -> list[int]:
         prompts = [self.prompt(messages)]
@@ -107,17 +110,17 @@ def answered(process: EngineProcess, name: str, messages: list[dict[str, Any]], 
 
 @pytest.mark.process
 def test_pictures_and_texts_of_several_adapters_are_answered_as_alone(seeing: EngineProcess, local: Local) -> None:
-    asked = [(name, chat) for name in local.models for chat in CHATS]
-    expected = [local.answer(name, chat) for name, chat in asked]
+    questions = [(name, chat) for name in local.models for chat in CHATS]
+    expected = [local.answer(name, chat) for name, chat in questions]
 
     def answer(question: tuple[str, Any]) -> list[int]:
         reply = answered(seeing, *question)
         assert reply["prompt_token_ids"] == list(local.prompt(question[1]))
         return [token for token in reply["choices"][0]["token_ids"] if token not in STOPS]
 
-    assert [answer(question) for question in asked] == expected
-    with ThreadPoolExecutor(len(asked)) as pool:
-        assert list(pool.map(answer, asked)) == expected
+    assert [answer(question) for question in questions] == expected
+    with ThreadPoolExecutor(len(questions)) as pool:
+        assert list(pool.map(answer, questions)) == expected
     of_base = expected[: len(CHATS)]
     texts = [local.tokenizer.decode(ids, skip_special_tokens=True).strip().lower() for ids in of_base]
     assert "square" in texts[0]
@@ -209,13 +212,52 @@ def test_pictures_are_read_in_the_first_part_of_a_long_prompt(local: Local, monk
         )
         with torch.inference_mode():
             read = sequence.read_prompt()
-        return [token.logprob for place in (read.logprobs or [])[1:] for token in place or ()]
+        return [token.logprob for tokens in (read.logprobs or [])[1:] for token in tokens or ()]
 
     whole = logprobs()
     monkeypatch.setattr(sequences, "_LOGITS_AT_ONCE", 7 * 1025)
     assert prompt.pictures.end > 7
     assert logprobs() == pytest.approx(whole, abs=1e-4)
     assert len(whole) == len(prompt.ids) - 1
+
+
+@pytest.mark.parametrize("family", SEEING_FAMILIES)
+def test_rows_of_any_family_decoded_together_are_answered_as_alone(family: str, tmp_path: Path) -> None:
+    folder = seeing_base(tmp_path / family, family)
+    tokenizer, inputs, model = AutoTokenizer.from_pretrained(folder), PictureInputs.load(folder), load_model(folder)
+    writer = PromptWriter(tokenizer, inputs, 256)
+    store = PicturesInMemory({shape.sha256: PicturesInMemory.encoded(shape) for shape in (SQUARE, CIRCLE)})
+    prompts, expected = [], []
+    for shapes, text in (([SQUARE], "what is it?"), ([], "what is it?"), ([CIRCLE], "what is it?"), ([], "a")):
+        content = [*({"type": "image"} for _ in shapes), {"type": "text", "text": text}]
+        chat = [{"role": "user", "content": content}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        prompts.append(writer.prompt(rendered, shapes, is_chat=True))
+        names = [shape.sha256 for shape in shapes]
+        row = PicturePrompt(prompts[-1].ids, names, inputs, store)
+        expected += greedy_answers(model, [row], max_new_tokens=12, stop_token_ids=STOPS, pad_token_id=0)
+    tree, ended = Base(model).tree, queue.Queue()
+    scheduler = Scheduler(max_sequences=8, probe=tree, post=lambda updates: [ended.put(pair) for pair in updates])
+    rows = [
+        Sequence(
+            tree,
+            prompt.ids,
+            SamplingParams(max_tokens=12, temperature=0.0),
+            tokenizer=tokenizer,
+            stop_token_ids=frozenset(STOPS),
+            pictures=prompt.pictures,
+            is_streamed=False,
+        )
+        for prompt in prompts
+    ]
+    scheduler.start()
+    try:
+        scheduler.submit(rows)
+        updates = dict(ended.get(timeout=60) for _ in rows)
+    finally:
+        scheduler.close()
+    assert [update.error for update in updates.values()] == [None] * len(rows)
+    assert [[token for token in updates[row].token_ids if token not in STOPS] for row in rows] == expected
 
 
 def test_positions_after_a_picture_are_those_of_the_family() -> None:
@@ -229,25 +271,30 @@ def test_positions_after_a_picture_are_those_of_the_family() -> None:
         text_config=text, vision_config=vision, image_token_id=60, vision_start_token_id=61, vision_end_token_id=62
     )
     model = Qwen2VLForConditionalGeneration(config).eval()
-    seen = [3, 61, *[60] * 8, 62, 9, 10]
+    with_picture = [3, 61, *[60] * 8, 62, 9, 10]
     plain = [5, 6, 7]
     pixels = torch.randn(32, 3 * 2 * 2 * 2)
     tensors = {
         "pixel_values": pixels,
         "image_grid_thw": torch.tensor([[1, 4, 8]]),
-        "mm_token_type_ids": torch.tensor([[int(token == 60) for token in seen]]),
+        "mm_token_type_ids": torch.tensor([[int(token == 60) for token in with_picture]]),
     }
     options = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with torch.inference_mode():
         expected = [
-            model.generate(input_ids=torch.tensor([seen]), **tensors, **options)[0, len(seen) :].tolist(),
+            model.generate(input_ids=torch.tensor([with_picture]), **tensors, **options)[
+                0, len(with_picture) :
+            ].tolist(),
             model.generate(input_ids=torch.tensor([plain]), **options)[0, len(plain) :].tolist(),
         ]
         tree = Base(model).tree
-        first, second = tree.start(seen, keep=1, pictures=ShownPictures(("a",), 10, tensors)), tree.start(plain, keep=1)
+        first, second = (
+            tree.start(with_picture, keep=1, pictures=ShownPictures(("a",), 10, tensors)),
+            tree.start(plain, keep=1),
+        )
         assert (first.position_shift, second.position_shift) == (-4, 0)
         answers = [[int(start.logits[-1].argmax())] for start in (first, second)]
-        for start, answer, length in ((first, answers[0], len(seen)), (second, answers[1], len(plain))):
+        for start, answer, length in ((first, answers[0], len(with_picture)), (second, answers[1], len(plain))):
             while len(answer) < 20:
                 cached = length + len(answer) - 1
                 logits = tree.step(start.cache, [answer[-1]], [cached], [start.position_shift])
