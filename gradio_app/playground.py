@@ -15,6 +15,7 @@ import aiohttp
 from gradio_app.chat.client import Endpoint, new_http
 from gradio_app.chat.endpoints import ServedModels, default_sides, discover
 from gradio_app.chat.naming import SELF_NAMING
+from gradio_app.chat.pictures import read_pictures
 from gradio_app.chat.revealed import RevealedByUser
 from gradio_app.chat.session import ComparisonTurn, Contender, Prompt, Session, SessionError
 from gradio_app.chat.streams import Streams
@@ -196,6 +197,16 @@ class Playground:
         if not idle:
             raise SessionError("Too many people are using the playground now. Try again in a few minutes.")
         self.forget(min(idle, key=lambda key: (bool(self._sessions[key].turns), self._sessions[key].used_at)))
+
+    async def prompt(self, session: Session, text: str, urls: Sequence[Any]) -> Prompt:
+        """Return a prompt with the pictures of data URLs, which the session holds from now on. Raises PictureError, SessionError."""
+        if not urls:
+            return Prompt(text)
+        if not session.takes_pictures:
+            return Prompt(text, pictures=("not read",))  # The session refuses it and says why; nothing was decoded.
+        if session.is_speaking:
+            raise SessionError("The answers to your last prompt are still arriving. Stop them, or wait.")
+        return Prompt(text, pictures=session.hold(await asyncio.to_thread(read_pictures, urls)))
 
     # votes --------------------------------------------------------------------------------------------------------
 

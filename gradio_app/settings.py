@@ -184,7 +184,7 @@ class PlaygroundSettings:
     )
     max_waiting: int = field(default=512, metadata=_limit("--max-waiting", "the requests that may wait in the queue"))
     max_body_bytes: int = field(
-        default=4_000_000, metadata=_limit("--max-body-bytes", "the largest request body, in bytes")
+        default=8_000_000, metadata=_limit("--max-body-bytes", "the largest request body, in bytes")
     )
 
     max_connections: int = field(

@@ -65,7 +65,7 @@ An error has OpenAI's form: `{"error": {"message", "type", "code", "param"}}`. `
 `server_error`. 429, 502 and 503 have `Retry-After`. An error within a stream is an event with `error`, without `[DONE]` after it.
 """
 CODES = {
-    "body_too_large": "The body is larger than `serve --max-body`.",
+    "body_too_large": "The body is larger than `serve --max-body`, without the pictures in it.",
     "body_too_slow": "The body was not complete after 30 seconds.",
     "client_gone": "The body ended early.",
     "engine_lost": "The engine ended the answer early; send the request again.",
@@ -74,19 +74,21 @@ CODES = {
     "internal_error": "The router failed; its log has the traceback.",
     "invalid_api_key": "No valid API key.",
     "invalid_json": "The body is not a JSON object.",
+    "invalid_picture": "A picture cannot be read, or is too large.",
     "invalid_type": "A field has a value of the wrong type.",
     "invalid_value": "A field's value is out of range.",
     "missing_messages": "There are no messages.",
     "missing_model": "There is no `model`.",
     "model_not_found": "No such model, version or alias is served.",
     "not_ready": "The version or its engine is not ready yet.",
+    "pictures_not_supported": "The version, or the base, reads text only.",
     "rate_limit_exceeded": "The key's requests per minute are used up.",
     "too_many_concurrent_requests": "The key's `concurrent_requests` are running.",
-    "too_many_large_requests": "Too many requests above 32 kB wait, of this key or of all.",
+    "too_many_large_requests": "Too many requests above 32 kB, or with pictures, wait, of this key or of all.",
     "too_many_messages": "The request has more than 2,048 messages.",
     "unknown_field": "The body has a field that is not in the table above.",
     "unknown_route": "There is no such route, or it has another method.",
-    "unsupported_content": "A message has content other than text.",
+    "unsupported_content": "A message has content other than texts and pictures.",
 }
 """Every error code; a test compares the names with the code."""
 

@@ -19,8 +19,8 @@ OURS = "mlflow-finetune"
 """The ``owned_by`` of models that a router of this project serves."""
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _MOST = 5000
-_Listed = tuple[str, str, str | None, str | None]
-"""Name, owner, root, parent."""
+_Listed = tuple[str, str, str | None, str | None, bool]
+"""Name, owner, root, parent, and whether it reads pictures."""
 _MOST_BYTES = 4_000_000
 
 
@@ -54,7 +54,7 @@ class ServedModels:
             return self
         sibling = siblings[0]
         displayed = f"{name} [{sibling.endpoint.name}]" if sibling.name != sibling.model else name
-        further = Contender(name, sibling.endpoint, displayed, name, sibling.parent)
+        further = Contender(name, sibling.endpoint, displayed, name, sibling.parent, sibling.sees)
         return replace(self, contenders=(*self.contenders, further))
 
     def find(self, name: str) -> Contender:
@@ -72,9 +72,9 @@ async def discover(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -
     contenders: list[Contender] = []
     registered: dict[str, None] = {}
     for number, (endpoint, (models, _)) in enumerate(zip(endpoints, listings, strict=True)):
-        for model, owner, root, parent in models:
+        for model, owner, root, parent, sees in models:
             name = model if number == 0 else f"{model} [{endpoint.name}]"
-            contenders.append(Contender(model, endpoint, name, root, parent))
+            contenders.append(Contender(model, endpoint, name, root, parent, sees))
             if owner == OURS and "@" in model:
                 registered[model.rpartition("@")[0]] = None
             elif owner == OURS and "/" in model and model.rpartition("/")[2].isdigit():
@@ -134,7 +134,7 @@ async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list
 
 def _listed(row: dict[str, Any]) -> _Listed:
     root, parent = (None if row.get(key) is None else clean(str(row[key])) for key in ("root", "parent"))
-    return clean(str(row["id"])), str(row.get("owned_by", "")), root, parent
+    return clean(str(row["id"])), str(row.get("owned_by", "")), root, parent, row.get("sees") is True
 
 
 async def _read(stream: aiohttp.StreamReader) -> bytes:

@@ -13,8 +13,10 @@ from typing import Any
 
 from gradio_app.chat.client import StreamedAnswer
 from gradio_app.chat.naming import SELF_NAMING
+from gradio_app.chat.pictures import numbered
 from gradio_app.chat.session import LABELS, ComparisonTurn, Session
 from gradio_app.html_parts import tags_as_text
+from mlflow_finetune_plugin.images.turns import pictures_of
 from mlflow_finetune_plugin.votes.journal.vote import CastVote
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
@@ -40,7 +42,7 @@ def panels(session: Session, turn: ComparisonTurn | None, texts: Sequence[str] |
     is_whole = turn.prompt.messages is not None
     shared = [
         _message(message, is_whole=is_whole)
-        for message in turn.visible_messages()
+        for message in numbered(turn.visible_messages())
         if is_whole or message["role"] != "system"
     ]
     answers = texts if texts is not None else [turn.visible(position) for position in range(sides)]
@@ -131,13 +133,14 @@ class Controls:
     voted: str | None = None
     can_show_names: bool = False
     has_turn: bool = False
+    takes_pictures: bool = False
 
 
 def controls(session: Session) -> Controls:
     """Return the controls for the session's present state."""
     turn = session.last
     if turn is None:
-        return Controls(len(session.contenders))
+        return Controls(len(session.contenders), takes_pictures=session.takes_pictures)
     voted = turn.vote.choice if turn.vote is not None else None
     return Controls(
         sides=max(len(session.contenders), len(turn.answers)),
@@ -146,6 +149,23 @@ def controls(session: Session) -> Controls:
         voted=voted,
         can_show_names=turn.hides_names and turn.is_over and (voted is not None or not turn.can_be_voted_on),
         has_turn=True,
+        takes_pictures=session.takes_pictures,
+    )
+
+
+def pictures_view(session: Session) -> str:
+    """Return the pictures of the last turn's messages, with the numbers by which the messages name them."""
+    names = pictures_of(session.last.messages) if session.last is not None else []
+    figures = "".join(
+        f'<figure><img src="{session.pictures[name].thumbnail}" alt="picture {number}">'
+        f"<figcaption>Picture {number}</figcaption></figure>"
+        for number, name in enumerate(names, start=1)
+        if name in session.pictures
+    )
+    return (
+        f'<div class="mf-pictures" role="group" aria-label="pictures of this conversation">{figures}</div>'
+        if figures
+        else ""
     )
 
 
@@ -255,7 +275,11 @@ def history_view(session: Session) -> str:
 
 
 def _history_row(number: int, turn: ComparisonTurn) -> str:
-    text = turn.prompt.text if len(turn.prompt.text) <= 120 else turn.prompt.text[:119] + "…"
+    shown = turn.prompt.text
+    if turn.prompt.pictures:
+        count = len(turn.prompt.pictures)
+        shown = f"[{count} {'picture' if count == 1 else 'pictures'}] {shown}"
+    text = shown if len(shown) <= 120 else shown[:119] + "…"
     vote = CHOICES[turn.vote.choice] if turn.vote is not None else "-"
     names = ["hidden" if turn.hides_names else contender.name for contender in turn.contenders[:2]]
     cells = "".join(f"<td>{escape(cell)}</td>" for cell in (text, vote, *names))
@@ -295,7 +319,7 @@ def shared_view(conversation: Mapping[str, Any]) -> str:
 
 
 def _shared_turn(number: int, turn: Mapping[str, Any]) -> str:
-    prompt = str(turn["messages"][-1]["content"])
+    prompt = str(numbered(turn["messages"])[-1]["content"])
     answers = "".join(
         f"<div><h4>{escape(answer['side'])} {escape(str(answer.get('model') or ''))}</h4><pre>{escape(answer['content'])}</pre></div>"
         for answer in turn["answers"]

@@ -11,14 +11,17 @@ import random
 import secrets
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gradio_app.chat.client import Endpoint, SamplingSettings, StreamedAnswer
 from gradio_app.chat.naming import is_distinctive, masked, names_itself
+from gradio_app.chat.pictures import MOST_IN_CONVERSATION, ShownPicture, picture_turn
 from gradio_app.chat.revealed import RevealedAnswers
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import pictures_of
 from mlflow_finetune_plugin.votes.journal.vote import CastVote, clean, prompt_digest
 
 Shuffle = Literal["turn", "session"]
@@ -35,6 +38,7 @@ class Contender:
     """A model of an endpoint. ``name`` is displayed once names are shown.
 
     ``root`` is the model that answers, and ``parent`` is its base, as the endpoint lists them; None where it does not.
+    ``sees`` says that the endpoint lists it as one that reads pictures.
     """
 
     model: str
@@ -42,6 +46,7 @@ class Contender:
     name: str
     root: str | None = None
     parent: str | None = None
+    sees: bool = False
 
     @property
     def identities(self) -> set[str]:
@@ -63,6 +68,8 @@ class Prompt:
     prompt_set: str | None = None
     messages: tuple[Message, ...] | None = None
     """All messages of a row of a prompt set, which replace the conversation so far."""
+    pictures: tuple[str, ...] = ()
+    """The names of the pictures before the text, which the session holds."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", clean(str(self.text)))
@@ -188,6 +195,8 @@ class Session:
     trouble: str | None = None
     """Why the last prompt was refused; None after the next successful action."""
     used_at: float = field(default_factory=time.monotonic)
+    pictures: dict[str, ShownPicture] = field(default_factory=dict, repr=False)
+    """The pictures of this conversation by their names."""
     _random: random.Random = field(default_factory=secrets.SystemRandom, repr=False)
     _order: tuple[int, ...] = ()
 
@@ -199,6 +208,18 @@ class Session:
     def is_speaking(self) -> bool:
         return self.last is not None and not self.last.is_over
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether all sides read pictures."""
+        return all(contender.sees for contender in self.contenders)
+
+    def hold(self, pictures: Sequence[ShownPicture]) -> tuple[str, ...]:
+        """Add pictures to the conversation, and return their names. Those of turns that were undone are dropped."""
+        used = {name for turn in self.turns for name in pictures_of(turn.messages)}
+        self.pictures = {name: picture for name, picture in self.pictures.items() if name in used}
+        self.pictures |= {picture.name: picture for picture in pictures}
+        return tuple(picture.name for picture in pictures)
+
     def context(self) -> tuple[Message, ...]:
         """Return the messages before the next prompt, with the answers that the conversation continues from."""
         messages = self._system()
@@ -208,7 +229,7 @@ class Session:
             if turn.prompt.messages is not None:  # A prompt of a set replaces the conversation.
                 messages = list(turn.messages)
             else:
-                messages.append({"role": "user", "content": turn.prompt.text})
+                messages.append(picture_turn(turn.prompt.text, turn.prompt.pictures))
             messages.append({"role": "assistant", "content": turn.answers[turn.continued_from].text})
         return tuple(messages)
 
@@ -218,14 +239,15 @@ class Session:
     def begin(self, prompt: Prompt) -> ComparisonTurn:
         """Add a turn whose answers are still empty. Raises SessionError, and then changes nothing."""
         self._check(prompt)
-        if self.last is not None:
-            self.remember_names(self.last)
         if prompt.messages is None:
-            messages = (*self.context(), {"role": "user", "content": prompt.text})
+            messages = (*self.context(), picture_turn(prompt.text, prompt.pictures))
         elif prompt.messages[0]["role"] == "system":
             messages = prompt.messages
         else:
             messages = (*self._system(), *prompt.messages)
+        self._check_pictures(pictures_of(messages))
+        if self.last is not None:
+            self.remember_names(self.last)
         order = self._new_order()
         turn = ComparisonTurn(
             turn_id=f"turn-{uuid.uuid4().hex}",
@@ -263,6 +285,7 @@ class Session:
             login=login,
             session_id=f"play-{uuid.uuid4().hex}",
             turns=[],
+            pictures={},
             trouble=None,
             used_at=time.monotonic(),
             _order=(),
@@ -334,6 +357,19 @@ class Session:
             raise SessionError(f"This conversation has reached its limit of {self.max_turns} turns. Start a new one.")
         if len(self.contenders) < 2:
             raise SessionError("There is only one model to compare. Choose a second side.")
+
+    def _check_pictures(self, names: Sequence[str]) -> None:
+        if names and not self.takes_pictures:
+            raise SessionError(
+                "One of these models reads text only, so this comparison takes no pictures. Choose two models that read "
+                "pictures, or start a new conversation without pictures."
+            )
+        if len(names) > MOST_IN_CONVERSATION:
+            raise SessionError(
+                f"This conversation would have {len(names)} pictures; the limit is {MOST_IN_CONVERSATION}. Start a new one."
+            )
+        if any(name not in self.pictures for name in names):
+            raise SessionError("A picture of this prompt is not on this page. Start a new conversation.")
 
     def _new_order(self) -> tuple[int, ...]:
         unshuffled = tuple(range(len(self.contenders)))

@@ -11,6 +11,7 @@ import aiohttp
 
 from gradio_app.chat.client import receive
 from gradio_app.chat.pacing import JointPace, OpenPace, Pace
+from gradio_app.chat.pictures import request_messages
 from gradio_app.chat.session import ComparisonTurn, Prompt, Session, SessionError
 from gradio_app.chat.update_interval import LEAST_S, UpdateInterval
 from gradio_app.settings import PlaygroundSettings
@@ -76,11 +77,10 @@ class Streams:
         turn = session.begin(prompt)
         turn.shown = (0,) * sides if turn.is_blind else None
         client = self._http()
+        messages = request_messages(turn.messages, session.pictures)
         tasks = [
             asyncio.create_task(
-                receive(
-                    client, side.endpoint, side.model, turn.messages, turn.samplings[position], turn.answers[position]
-                )
+                receive(client, side.endpoint, side.model, messages, turn.samplings[position], turn.answers[position])
             )
             for position, side in enumerate(turn.contenders)
         ]

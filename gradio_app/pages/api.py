@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from gradio_app.chat.client import SamplingSettings
-from gradio_app.chat.session import LABELS, ComparisonTurn, Prompt, SessionError
+from gradio_app.chat.session import LABELS, ComparisonTurn, SessionError
 from gradio_app.pages.visits import visitor
 from gradio_app.playground import Playground
 from mlflow_finetune_plugin.errors import FinetuneError
@@ -37,9 +37,11 @@ class ComparisonApi:
         max_tokens: int | None = None,
         seed: int | None = None,
         new_conversation: bool = False,
+        pictures: list[str] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Ask both sides, blind, and yield the text so far again and again, at the pace of a page.
 
+        ``pictures`` are data URLs, which are shown to both sides before the prompt; both must read pictures.
         Each value is ``{"turn_id", "is_over", "answers": [{"side": "A", "content", "fault"}, ...], "can_vote"}``.
         """
         try:
@@ -49,7 +51,8 @@ class ComparisonApi:
             session.system_prompt = str(system_prompt or "")
             session.sampling = _sampling(temperature, top_p, max_tokens, seed)
             turn = None
-            async for turn, texts in self._playground.streams.ask(session, Prompt(str(prompt or ""))):
+            asked = await self._playground.prompt(session, str(prompt or ""), pictures or [])
+            async for turn, texts in self._playground.streams.ask(session, asked):
                 yield _turn_json(turn, texts, is_over=False)
             assert turn is not None
             yield _turn_json(turn, [turn.visible(position) for position in range(len(turn.answers))], is_over=True)

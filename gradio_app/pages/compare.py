@@ -24,6 +24,13 @@ _VOTES = (
     ("right", "B is better →"),
 )
 
+_PICKER = (
+    '<div class="mf-picker"><label>Add pictures <input type="file" multiple '
+    'accept="image/png,image/jpeg,image/webp"></label><span id="mf-picked"></span>'
+    '<span id="mf-picker-fault" role="status"></span></div>'
+)
+_WITH_PICTURES = "(prompt, picked, ...settings) => [prompt, window.mfPictures(), ...settings]"
+
 
 class ComparePage:
     """The tab of one playground. Call ``build`` within the tab. The session holds all state."""
@@ -36,6 +43,7 @@ class ComparePage:
     def build(self, blocks: gr.Blocks) -> None:
         """Components in reading order, which is the order of the Tab key, then what they do."""
         self._status = gr.HTML(view.notice("Connecting to the models …"), elem_id="mf-status")
+        self._pictures = gr.HTML("", elem_id="mf-pictures")
         with gr.Row(elem_classes="mf-chats", equal_height=True):
             self._chats = [_answer_panel(position) for position in range(MOST_SIDES)]
         with gr.Row(elem_classes="mf-votes"):
@@ -53,6 +61,8 @@ class ComparePage:
             with gr.Column(scale=1, min_width=120, elem_classes="mf-send"):
                 self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
                 self._stop = gr.Button("Stop", elem_id="mf-stop")
+        gr.HTML(_PICKER, elem_id="mf-picker")  # The page's script shows it if both sides read pictures.
+        self._picked = gr.JSON(visible=False)
         with gr.Row(elem_classes="mf-tools"):
             self._retry = gr.Button("Retry", size="sm", elem_id="mf-retry")
             self._edit = gr.Button("Edit", size="sm", elem_id="mf-edit")
@@ -112,7 +122,7 @@ class ComparePage:
             "postprocess": False,  # The values are in the page's form; else each one takes a thread.
         }
         settings = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
-        notices = [*self._lines, self._status, self._reference, self._difference]
+        notices = [*self._lines, self._status, self._reference, self._difference, self._pictures]
         page = [*self._chats, *notices, self._history]
         begun = [self._prompt, self._reasons, self._comment, *notices]
         blocks.load(self._load, None, [self._shared, *page], **private)
@@ -128,7 +138,7 @@ class ComparePage:
             "preprocess": False,
         }  # Preprocessing takes a thread for each value, and the handlers accept any value.
         for event in (self._send.click, self._prompt.submit):
-            speak(event(self._ask, [self._prompt, *settings], begun, **raw))
+            speak(event(self._ask, [self._prompt, self._picked, *settings], begun, js=_WITH_PICTURES, **raw))
         speak(self._retry.click(self._ask_again, [self._prompt, *settings], begun, **raw))
         self._stop.click(self._stop_answers, None, None, queue=False, **private)
         self._edit.click(self._edit_prompt, None, [self._prompt, *page], **private)
@@ -193,9 +203,9 @@ class ComparePage:
         except FinetuneError as error:
             return self._page(session, trouble=str(error))
 
-    async def _ask(self, request: gr.Request, prompt: Any, *settings: Any) -> Values:
+    async def _ask(self, request: gr.Request, prompt: Any, picked: Any, *settings: Any) -> Values:
         async def find(session: Session) -> Prompt:
-            return Prompt(str(prompt or ""))
+            return await self._playground.prompt(session, str(prompt or ""), picked if isinstance(picked, list) else [])
 
         return await self._beginning(request, prompt, settings, find)
 
@@ -326,7 +336,7 @@ class ComparePage:
     # values of the page ---------------------------------------------------------------------------------------------
 
     def _page(self, session: Session | None, *, trouble: str | None = None) -> Values:
-        """Return chats, side lines, status, reference, differences and history, as the session is now."""
+        """Return chats, side lines, status, reference, differences, pictures and history, as the session is now."""
         turn = session.last if session is not None else None
         chats = view.panels(session, turn) if session is not None else []
         payloads = [chat_payload(chats[position]) if position < len(chats) else [] for position in range(MOST_SIDES)]
@@ -338,12 +348,13 @@ class ComparePage:
         count = len(turn.answers) if turn is not None else 0
         return [view.side_line(turn if position < count else None, position) for position in range(MOST_SIDES)]
 
-    def _notices(self, session: Session | None, trouble: str | None) -> tuple[str, str, str]:
-        """Return the status, the reference answer and an empty list of differences."""
+    def _notices(self, session: Session | None, trouble: str | None) -> tuple[str, str, str, str]:
+        """Return the status, the reference answer, an empty list of differences, and the pictures."""
         if session is None:
-            return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", ""
+            return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", "", ""
         status = view.notice(trouble, "warn") if trouble else view.status(session)
-        return view.state(status, view.controls(session)), view.reference_view(session.last), ""
+        pictures = view.pictures_view(session)
+        return view.state(status, view.controls(session)), view.reference_view(session.last), "", pictures
 
 
 def _answer_panel(position: int) -> gr.Chatbot:
@@ -390,7 +401,8 @@ def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:
 
 
 def _waiting(session: Session) -> Values:
-    """Return side lines, status, reference and differences while answers arrive."""
+    """Return side lines, status, reference, differences and pictures while answers arrive."""
     lines = [view.side_line(None, position) for position in range(MOST_SIDES)]
-    controls = view.Controls(is_speaking=True, sides=len(session.contenders))
-    return *lines, view.state(view.notice("Waiting for both answers …"), controls), "", ""
+    controls = view.Controls(is_speaking=True, sides=len(session.contenders), takes_pictures=session.takes_pictures)
+    status = view.state(view.notice("Waiting for both answers …"), controls)
+    return *lines, status, "", "", view.pictures_view(session)

@@ -54,7 +54,9 @@ def read_picture(source: Any, *, folder: Path | None, limits: PictureLimits | No
 def _of_data_url(url: str, limits: PictureLimits) -> bytes:
     head = _DATA_URL.match(url)
     if head is None:
-        raise PictureFault(UNREADABLE, f"{_excerpt(url)}: a data URL of a picture begins with data:image/png;base64,")
+        raise PictureFault(
+            UNREADABLE, "a data URL of a picture begins with data:image/png;base64,"
+        )  # no part of the data
     if len(url) - head.end() > limits.max_bytes * 4 // 3 + 4:
         raise PictureFault(TOO_LARGE, f"over {limits.max_bytes:,} bytes")
     try:

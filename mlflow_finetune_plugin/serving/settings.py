@@ -158,7 +158,8 @@ class ServiceSettings:
         metadata=_option("trust_remote_code", "let bases and tokenizers run Python code of their own", "switch"),
     )
     max_body: int = field(
-        default=1_000_000, metadata=_option("max_body", "largest request in bytes", "integer", "BYTES")
+        default=1_000_000,
+        metadata=_option("max_body", "largest request in bytes, without its pictures", "integer", "BYTES"),
     )
     max_loaded: int = field(
         default=64,

@@ -32,6 +32,8 @@ SCRIPTS = {
     "endless and slow": {"text": LONG, "tokens": 100_000, "rate": 20},
     "late": {"text": "here", "delay": 0.6},
     "boastful": {"text": "I am bot@challenger and nobody else", "rate": 30, "headers": router_headers("2")},
+    "painter one": {"text": "a red square", "headers": router_headers("1"), "sees": True},
+    "painter two": {"text": "a blue circle", "headers": router_headers("2"), "sees": True},
     "unwell": {"text": "-", "fault": "http500"},
     "cut": {"text": "this will not end well at all, they said", "fault": "cut"},
     "garbage": {"text": "this will not end well at all, they said", "fault": "garbage"},

@@ -211,7 +211,7 @@ def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry
                 ]
             },
             400,
-            "unsupported_content",
+            "pictures_not_supported",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "url": "http://x"}]}]},

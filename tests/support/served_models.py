@@ -14,14 +14,19 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from shown_pictures import BLUE, RED, picture
 from tiny_adapters import load_model, save_adapter
 from transformers import AutoTokenizer
 
-from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER, sees
 from mlflow_finetune_plugin.base_models.weights_digest import base_digest, folder_digest
 from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.images import PictureInputs
+from mlflow_finetune_plugin.images.prompts import PicturePrompt
+from mlflow_finetune_plugin.images.store import PicturesInMemory
+from mlflow_finetune_plugin.images.turns import MARK
 from mlflow_finetune_plugin.logged_models.adapter import log_adapter, make_reference, probe_log_probs
 from mlflow_finetune_plugin.logged_models.precisions import served_as
 from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
@@ -45,20 +50,27 @@ class VersionMaker:
         self.uri, self.client = tracking_uri, MlflowClient(tracking_uri)
         self.base, self.name = base, name
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        renderer = ChatRenderer(self.tokenizer, weights=base)
+        self.pictures = _inputs_of(base)
+        renderer = ChatRenderer(self.tokenizer, weights=base, pictures=self.pictures)
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = renderer.chat_template
         self.stops, self.prefix = list(renderer.stop_token_ids), renderer.answer_prefix
         self.rows = []
         for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
             messages = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-            (example,) = renderer.encode(messages)
-            start, end = example.last_turn()
-            ids = example.input_ids
-            self.rows.append(EvalRow(messages[:-1], tuple(ids[:start]), tuple(ids[start:end]), answer, "t", "f", 1))
+            self.rows.append(_row(renderer, messages))
+        self.rows += [_row(renderer, messages) for messages in self._chats_about_pictures(renderer)]
         self.plain = load_model(base)
         self._base_log_probs = probe_log_probs(self.plain, self.tokenizer, self.rows)
         self.digest = base_digest(base)
+
+    def _chats_about_pictures(self, renderer: ChatRenderer) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Chats for a base that sees: equal questions about other pictures, which the renderer then has."""
+        shapes = [picture(RED), picture(BLUE, round_shape=True)] if self.pictures else []
+        renderer.picture_store = PicturesInMemory({shape.sha256: PicturesInMemory.encoded(shape) for shape in shapes})
+        for shape, answer in zip(shapes, ("square", "circle"), strict=False):
+            question = {"role": "user", "content": f"{MARK}What shape is it?", "pictures": [shape.sha256]}
+            yield question, {"role": "assistant", "content": answer}
 
     def make(
         self,
@@ -95,6 +107,7 @@ class VersionMaker:
                 folder=folder,
                 step=1,
                 tags={},
+                pictures=self.pictures,
             )
             self.client.set_terminated(run.info.run_id)
             tags = {"finetune.adapter_digest": digest, "finetune.content_digest": logged.content_digest}
@@ -153,11 +166,27 @@ class VersionMaker:
             "answer_prefix": self.prefix.strip(),
             "max_new_tokens": 32,
             "max_length": 256,
+            **({"sees": True} if self.pictures else {}),
         }
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name("served")
         return found.experiment_id if found is not None else self.client.create_experiment("served")
+
+
+def _inputs_of(base: Path) -> PictureInputs | None:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return PictureInputs.load(base) if sees(config) else None
+
+
+def _row(renderer: ChatRenderer, messages: Sequence[dict[str, Any]]) -> EvalRow:
+    (example,) = renderer.encode(messages)
+    start, end = example.last_turn()
+    prompt: tuple[int, ...] = tuple(example.input_ids[:start])
+    if example.pictures and renderer.pictures is not None:
+        prompt = PicturePrompt(prompt, example.pictures, renderer.pictures, renderer.picture_store)
+    answer = messages[-1]["content"]
+    return EvalRow(tuple(messages[:-1]), prompt, tuple(example.input_ids[start:end]), answer, "t", "f", 1)
 
 
 @contextmanager

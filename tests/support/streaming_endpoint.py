@@ -1,6 +1,6 @@
 """An OpenAI API that streams what its models are told to say, at the pace they are told: a process, for many clients at once.
 
-Each model is a script: ``{"text": ..., "tokens": N, "rate": tokens a second, "delay": s, "headers": {...}, "fault": ...}``.
+Each model is a script: ``{"text": ..., "tokens": N, "rate": tokens a second, "delay": s, "headers": {...}, "fault": ..., "sees": ...}``.
 ``text`` is repeated or cut to ``tokens`` words; ``piece``: tokens of so many characters instead of words; ``fault``: ``http500``, ``garbage``, ``cut`` (breaks off half way),
 ``silent`` (never says anything), ``error_event``. Run: ``python streaming_endpoint.py PORT SCRIPTS.json``.
 """
@@ -46,7 +46,10 @@ class StreamingEndpoint:
                 body = await reader.readexactly(length) if length else b""
                 path = lines[0].split()[1]
                 if path == "/v1/models":
-                    data = [{"id": name, "owned_by": "mlflow-finetune"} for name in self.scripts]
+                    data = [
+                        {"id": name, "owned_by": "mlflow-finetune", **({"sees": True} if script.get("sees") else {})}
+                        for name, script in self.scripts.items()
+                    ]
                     await _send(writer, 200, {"object": "list", "data": data})
                 elif path == "/asked":
                     await _send(writer, 200, self.asked)

@@ -63,7 +63,8 @@
     if (controls.voted !== null && lastVote === null && auto && auto.checked)
       setTimeout(() => press('mf-next'), ADVANCE_MS);
     lastVote = controls.voted;
-    if (controls.is_speaking && !wasSpeaking) showAnswers();
+    if (controls.is_speaking && !wasSpeaking) { showAnswers(); picturesSent(); }
+    document.body.dataset.mfPictures = controls.takes_pictures;
     wasSpeaking = controls.is_speaking;
     for (const choice of Object.values(VOTE_KEYS)) {
       const button = setEnabled('mf-vote-' + choice, controls.can_vote);
@@ -106,6 +107,87 @@
 
   new MutationObserver(() => { applyControls(); focusPromptOnce(); reopenDetails(); }).observe(
     document.documentElement, {subtree: true, childList: true, attributes: true, attributeFilter: ['data-mf']});
+
+  // Pictures ---------------------------------------------------------------------------------------------------------
+
+  const MOST_PICTURES = 4;
+  const LARGEST_SIDE = 1600;
+  const KEPT_BYTES = 600_000;
+  const MOST_CHARACTERS = 6_000_000;  // of all data URLs; the server refuses larger requests
+  let picked = [];
+  let lastSent = [];
+  let isSending = false;
+  const asUrl = file => new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+  // Photos are scaled here, as the server would do, so that they need not be sent whole.
+  const readPicture = async file => {
+    const bitmap = await createImageBitmap(file);
+    const scale = Math.min(1, LARGEST_SIDE / Math.max(bitmap.width, bitmap.height));
+    if (scale === 1 && file.size <= KEPT_BYTES) return asUrl(file);
+    const canvas = document.createElement('canvas');
+    canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+    const context = canvas.getContext('2d');
+    context.fillStyle = 'white';
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+    return canvas.toDataURL('image/jpeg', 0.95);
+  };
+  const showPicked = fault => {
+    const list = document.getElementById('mf-picked');
+    if (!list) return;
+    list.replaceChildren(...picked.map((url, number) => {
+      const button = document.createElement('button');
+      button.type = 'button';
+      button.setAttribute('aria-label', `Remove picture ${number + 1}`);
+      button.dataset.picture = number;
+      button.append(Object.assign(document.createElement('img'), {src: url, alt: `chosen picture ${number + 1}`}), '×');
+      return button;
+    }));
+    document.getElementById('mf-picker-fault').textContent = fault || '';
+  };
+  const addPictures = async files => {
+    let fault = '';
+    for (const file of files) {
+      if (picked.length >= MOST_PICTURES) { fault = `A prompt takes at most ${MOST_PICTURES} pictures.`; break; }
+      try {
+        const url = await readPicture(file);
+        if (picked.join('').length + url.length > MOST_CHARACTERS) fault = 'The pictures are too large together.';
+        else picked.push(url);
+      } catch { fault = `${file.name} is not a picture that can be read.`; }
+    }
+    showPicked(fault);
+  };
+  document.addEventListener('change', async event => {
+    if (!event.target.matches?.('.mf-picker input')) return;
+    const files = [...event.target.files];
+    event.target.value = '';  // so that the same file can be chosen again
+    await addPictures(files);
+  });
+  document.addEventListener('paste', event => {
+    const files = [...(event.clipboardData?.files ?? [])].filter(file => file.type.startsWith('image/'));
+    if (!files.length || !event.target.closest?.('#mf-prompt') || document.body.dataset.mfPictures !== 'true') return;
+    event.preventDefault();
+    addPictures(files);
+  });
+  document.addEventListener('click', event => {
+    const button = event.target.closest?.('#mf-picked button');
+    if (button) { picked.splice(Number(button.dataset.picture), 1); showPicked(); }
+    if (event.target.closest?.('#mf-edit') && !picked.length) { picked = lastSent; showPicked(); }
+    if (event.target.closest?.('#mf-next, #mf-retry, #mf-edit, #mf-undo, #mf-new')) isSending = false;
+    if (event.target.closest?.('#mf-next, #mf-edit, #mf-undo, #mf-new')) lastSent = [];
+  });
+  window.mfPictures = () => { isSending = true; return picked; };
+  // A refused prompt stays in its field, and so do its pictures.
+  const picturesSent = () => {
+    if (!isSending) return;
+    [lastSent, picked, isSending] = [picked, [], false];
+    showPicked();
+  };
 
   // Copy, save, theme ------------------------------------------------------------------------------------------------
 

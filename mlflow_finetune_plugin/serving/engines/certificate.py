@@ -20,6 +20,7 @@ import numpy as np
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 from mlflow_finetune_plugin.serving.engines.greedy_answers import compare_answers
+from mlflow_finetune_plugin.serving.engines.probe_chats import ProbeChats
 
 # nats on a token: the largest difference of the right base, and of the same weights in another kernel
 _BASE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
@@ -109,13 +110,13 @@ async def certify(
     Raises:
         ServingError: The engine does not answer, or the reference has no values for this precision.
     """
-    probes = _probes(reference, version)
+    probes, chats = _probes(reference, version), ProbeChats(reference)
     precision = engine.spec.key.precision
     expected = _expected(reference, precision, version)
-    adapter = _flat(await _log_probs(engine, served_name, probes))
-    base = _flat(await _log_probs(engine, engine.spec.base_name, probes))
-    noise = max(expected.noise, await _noise(engine, probes, base))
-    rendered, wrong_prompt = await _rendered(engine, served_name, probes, reference.get("renderings", []))
+    adapter = _flat(await _log_probs(engine, served_name, probes, chats))
+    base = _flat(await _log_probs(engine, engine.spec.base_name, probes, chats))
+    noise = max(expected.noise, await _noise(engine, probes, base, chats))
+    rendered, wrong_prompt = await _rendered(engine, served_name, probes, reference.get("renderings", []), chats)
     dtype = engine.spec.key.dtype
     base_error, adapter_error = _largest(base - expected.base), _largest(adapter - expected.adapter)
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
@@ -175,7 +176,7 @@ async def still_holds(
     """Return whether the adapter, loaded again into this engine, still gives the certified log-probabilities on its first probe."""
     probes = _probes(reference, certificate.version)[:1]
     expected = _expected(reference, engine.spec.key.precision, certificate.version).adapter
-    measured = _flat(await _log_probs(engine, served_name, probes))
+    measured = _flat(await _log_probs(engine, served_name, probes, ProbeChats(reference)))
     return _largest(measured - expected[: len(measured)]) <= certificate.tolerance
 
 
@@ -202,22 +203,27 @@ def _expected(reference: dict[str, Any], precision: str, version: str) -> _Expec
     return _Expected(base, adapter, float(stored["noise"]), float(stored["gap"]), float(stored["max_gap"]))
 
 
-async def _noise(engine: EngineProcess, probes: Sequence[dict[str, Any]], together: np.ndarray) -> float:
+async def _noise(
+    engine: EngineProcess, probes: Sequence[dict[str, Any]], together: np.ndarray, chats: ProbeChats
+) -> float:
     """Return the largest difference on a token of this engine's base between probes sent together and one at a time.
 
     It is measured once for each start of an engine, because it depends on the precision and the kernels, not on the version.
     """
     if engine.noise is None or engine.noise[0] != engine.generation:
-        alone = [await _log_probs(engine, engine.spec.base_name, [probe]) for probe in probes]
+        alone = [await _log_probs(engine, engine.spec.base_name, [probe], chats) for probe in probes]
         difference = _largest(_flat([row for rows in alone for row in rows]) - together)
         engine.noise = (engine.generation, difference)
     return engine.noise[1]
 
 
-async def _log_probs(engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]]) -> list[list[float]]:
+async def _log_probs(
+    engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]], chats: ProbeChats
+) -> list[list[float]]:
     """Return the log-probabilities of each probe's answer tokens, from one request."""
     prompts = [[*probe["prompt_ids"], *probe["completion_ids"]] for probe in probes]
-    body = {"model": name, "prompt": prompts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    body: dict[str, Any] = {"model": name, "prompt": prompts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    body |= chats.pictures(probes)
     choices = sorted((await engine.complete(body))["choices"], key=lambda choice: int(choice["index"]))
     rows = []
     for probe, ids, choice in zip(probes, prompts, choices, strict=True):
@@ -228,19 +234,23 @@ async def _log_probs(engine: EngineProcess, name: str, probes: Sequence[dict[str
 
 
 async def _rendered(
-    engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]], renderings: Sequence[dict[str, Any]]
+    engine: EngineProcess,
+    name: str,
+    probes: Sequence[dict[str, Any]],
+    renderings: Sequence[dict[str, Any]],
+    chats: ProbeChats,
 ) -> tuple[int, str | None]:
     """Let the engine render up to two probes, and conversations of other shapes that were rendered in training.
 
     Returns:
         How many it rendered, and a description of the first that differs.
     """
-    chats = {f"probe {number}": probe for number, probe in enumerate(probes) if probe.get("messages")}
-    chats = dict(list(chats.items())[:2]) | {str(rendering["shape"]): rendering for rendering in renderings}
-    for description, chat in chats.items():
+    described = {f"probe {number}": probe for number, probe in enumerate(probes) if probe.get("messages")}
+    described = dict(list(described.items())[:2]) | {str(rendering["shape"]): rendering for rendering in renderings}
+    for description, chat in described.items():
         body = {
             "model": name,
-            "messages": chat["messages"],
+            "messages": chats.messages(chat),
             **({"tools": chat["tools"], "tool_choice": "none"} if chat.get("tools") else {}),
             "max_tokens": 1,
             "temperature": 0,
@@ -248,8 +258,8 @@ async def _rendered(
         }
         ids = (await engine.complete(body, "/v1/chat/completions")).get("prompt_token_ids")
         if ids != chat["prompt_ids"]:
-            return len(chats), f"{description} has other token ids"
-    return len(chats), None
+            return len(described), f"{description} has other token ids"
+    return len(described), None
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:

@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
 from mlflow_finetune_plugin.serving.versions.tokenizer_store import folder_fault
 from mlflow_finetune_plugin.serving.versions.trials.template import TemplateReport
-from mlflow_finetune_plugin.serving.versions.vllm_support import why_not_served_by_vllm
+from mlflow_finetune_plugin.serving.versions.vllm_support import WHY_NOT_PICTURES, why_not_served_by_vllm
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 
 _OUTER = frozenset(("lm_head", "embed_tokens", "wte", "embed_out", "embed_in"))
@@ -60,6 +60,8 @@ class EngineSpec:
     template: TemplateReport = field(default_factory=TemplateReport)
     threads: int | None = None
     """Compute threads of the Transformers engine; None lets it choose."""
+    sees: bool = False
+    """Whether the base reads pictures beside text."""
     gpu_memory_utilization: float | None = None
     """Share of the GPU's memory for vLLM; None leaves vLLM its own default."""
 
@@ -105,9 +107,10 @@ def choose_engine(choice: str, version: FetchedVersion) -> tuple[str, str]:
     if choice == TRANSFORMERS:
         return TRANSFORMERS, "chosen with --engine"
     if choice == VLLM and fault is not None:
-        kind = MissingExtraError if not _has_vllm() else EngineChoiceError
+        can_be_installed = not _has_vllm() and not version.card.get("sees")
+        kind = MissingExtraError if can_be_installed else EngineChoiceError
         fix = "--engine auto"
-        if kind is EngineChoiceError and _is_convertible(version):
+        if kind is EngineChoiceError and _is_convertible(version) and not version.card.get("sees"):
             fix = f"convert it to plain LoRA with mlflow-finetune export models:/{version.model}/{version.number} --register, or use {fix}"
         raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: {fix}")
     if fault is not None:
@@ -117,6 +120,8 @@ def choose_engine(choice: str, version: FetchedVersion) -> tuple[str, str]:
 
 def why_not_vllm(version: Servable) -> str | None:
     """Return why vLLM cannot serve an adapter with the log-probabilities of its training; None if it can."""
+    if version.card.get("sees"):
+        return WHY_NOT_PICTURES
     if not _has_vllm():
         return "vLLM is not installed (pip install 'mlflow-finetune[serve]', or [serve-cpu] without a GPU)"
     if version.card["serving"] != "vllm":

@@ -289,6 +289,7 @@ class Fleet:
             target_modules=target_modules(base, version) if kind == VLLM else (),
             limits=self._limits,
             template=template,
+            sees=version.sees,
         )
 
     # adapters --------------------------------------------------------------------------------------------------------

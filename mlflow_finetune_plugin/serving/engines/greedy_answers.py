@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.evaluation.answer_text import answer_text
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.engines.probe_chats import ProbeChats
 
 
 async def compare_answers(
@@ -39,11 +40,21 @@ async def compare_answers(
         How many answers were compared, and a description of the first that differs.
     """
     answers = ((reference.get("served_as") or {}).get(precision) or {}).get("answers", [])
+    chats = ProbeChats(reference)
     faults = await asyncio.gather(
         *(
-            _fault(engine, name, reference["probes"][answer["probe"]], answer, length, stop_token_ids, answer_prefix)
+            _fault(
+                engine,
+                name,
+                {**probe, "messages": chats.messages(probe)},
+                answer,
+                length,
+                stop_token_ids,
+                answer_prefix,
+            )
             for answer in answers
-            if (length := _length(answer, reference["probes"][answer["probe"]], engine, 2 * tolerance))
+            for probe in [reference["probes"][answer["probe"]]]
+            if (length := _length(answer, probe, engine, 2 * tolerance))
         )
     )
     return len(faults), next(filter(None, faults), None)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_finetune_plugin.data.conversations.templates import RESERVED_SETTINGS
+from mlflow_finetune_plugin.serving.router.pictures import (
+    MOST_PICTURES,
+    RequestPicture,
+    picture_fault,
+    take_pictures,
+    with_urls,
+)
 
 
 def _is_whole(value: Any) -> bool:
@@ -165,7 +172,14 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """A request whose body is valid. ``wants_usage``: whether the client requested a stream's usage event."""
+    """A request whose body is valid.
+
+    Attributes:
+        wants_usage: Whether the client requested a stream's usage event.
+        body: The body. In the place of a picture's URL it has the picture's number, or its hash once it was read.
+        client_urls: The URLs of the pictures as the client sent them, which nobody has read.
+        pictures: The pictures that were read.
+    """
 
     route: str
     model: str
@@ -173,9 +187,17 @@ class CheckedRequest:
     is_stream: bool
     wants_usage: bool
     body: dict[str, Any]
+    client_urls: tuple[str, ...] = ()
+    pictures: tuple[RequestPicture, ...] = ()
+
+    def with_pictures(self, pictures: Sequence[RequestPicture]) -> CheckedRequest:
+        """Return the request with its pictures, which were read."""
+        hashes = [f"sha256:{picture.sha256}" for picture in pictures]
+        body = {**self.body, "messages": with_urls(self.body["messages"], hashes)}
+        return replace(self, body=body, client_urls=(), pictures=tuple(pictures))
 
     def for_engine(self, served_name: str, stop_token_ids: list[int]) -> dict[str, Any]:
-        """Return the body for an engine.
+        """Return the body for an engine. Its pictures must have been read.
 
         Args:
             served_name: The engine's name for the model.
@@ -183,6 +205,8 @@ class CheckedRequest:
         """
         body = {key: value for key, value in self.body.items() if key not in _NOT_FOR_ENGINES}
         body["model"] = served_name
+        if self.pictures:
+            body["messages"] = with_urls(body["messages"], [picture.url for picture in self.pictures])
         if stop_token_ids and not body.get("ignore_eos"):
             body["stop_token_ids"] = list(dict.fromkeys([*stop_token_ids, *(body.get("stop_token_ids") or [])]))
         if self.is_stream:
@@ -202,6 +226,7 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
         raise RequestError(400, f"the body is not valid JSON: {why}", "invalid_json") from error
     if not isinstance(body, dict):
         raise RequestError(400, "the body is not a JSON object", "invalid_json")
+    urls = take_pictures(body.get("messages")) if route == CHAT_ROUTE else []
     _check_encodable(body)
     unknown = sorted(str(key)[:60] for key in body.keys() - FIELDS[route])
     if unknown:
@@ -224,6 +249,9 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
         )
     if route == CHAT_ROUTE:
         _check_messages(body.get("messages"))
+        if len(urls) > MOST_PICTURES:
+            message = f"{len(urls)} pictures, at most {MOST_PICTURES} are read; fix: send fewer"
+            raise RequestError(400, message, "invalid_value", "messages")
     return CheckedRequest(
         route=route,
         model=model,
@@ -231,6 +259,7 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
         is_stream=body.get("stream") is True,
         wants_usage=bool(options and options.get("include_usage")),
         body=body,
+        client_urls=tuple(urls),
     )
 
 
@@ -266,7 +295,7 @@ def _check_choices(body: Mapping[str, Any]) -> None:
 
 
 def _check_messages(messages: Any) -> None:
-    """Accept text only: images and audio are given as URLs or files, which an engine would open."""
+    """Accept texts and pictures. Audio and files are given as URLs or names, which an engine would open."""
     if not messages:
         message = 'no messages; fix: [{"role": "user", "content": "..."}]'
         raise RequestError(400, message, "missing_messages", "messages")
@@ -302,11 +331,17 @@ def _turn_fault(turn: Any) -> tuple[str, str]:
     if content is None and role == "assistant" and calls:
         return "", ""
     if not isinstance(content, str) and not (isinstance(content, list) and content):
-        return f"content = {content!r:.40}: expected text, or a list of parts of type text", "invalid_type"
+        expected = "expected text, or a list of parts of the types text and image_url"
+        return f"content = {content!r:.40}: {expected}", "invalid_type"
     for part in content if isinstance(content, list) else []:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind == "image_url":
+            fault, code = picture_fault(part, role)
+            if fault:
+                return fault, code
+            continue
         if not isinstance(part, dict) or kind != "text" or part.keys() - {"type", "text"}:
-            return f"content of type {kind!r:.40} is not supported; fix: send text", "unsupported_content"
+            return f"content of type {kind!r:.40} is not supported; fix: send text or image_url", "unsupported_content"
         if not isinstance(part.get("text"), str):
             return f"text = {part.get('text')!r:.40}: expected text", "invalid_type"
     return "", ""

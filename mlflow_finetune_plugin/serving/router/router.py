@@ -24,6 +24,7 @@ from mlflow_finetune_plugin.serving.router.key_slot import KeySlot
 from mlflow_finetune_plugin.serving.router.large_requests import LARGE_BYTES, LargeRequests
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.serving.router.own_hosts import OwnHosts
+from mlflow_finetune_plugin.serving.router.pictures import ROOM, bytes_of_pictures
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
 from mlflow_finetune_plugin.serving.router.status import Status
 from mlflow_finetune_plugin.serving.router.webhooks import is_true_webhook
@@ -39,7 +40,7 @@ class RouterSettings:
     """Settings of a router.
 
     Attributes:
-        max_body: The largest body, in bytes.
+        max_body: The largest body, in bytes, without the pictures in it.
         webhook_secret: None refuses webhooks.
         hosts: Names under which the router answers; None for any, which is safe only with API keys.
     """
@@ -150,7 +151,7 @@ class Router:
         return JSONResponse(error.to_json(), error.status, headers)
 
     async def _body(self, request: Request) -> bytes:
-        limit = self._settings.max_body
+        limit = self._settings.max_body + (ROOM if self._status.sees else 0)
         too_large = RequestError(413, f"the body is larger than {limit:,} bytes", "body_too_large")
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > limit:
@@ -173,6 +174,10 @@ class Router:
         read = partial(read_request, route, raw)
         if len(raw) <= LARGE_BYTES:
             return read()
+        limit = self._settings.max_body
+        if len(raw) > limit and len(raw) - bytes_of_pictures(raw) > limit:
+            message = f"the body is larger than {limit:,} bytes without its pictures"
+            raise RequestError(413, message, "body_too_large")
         return await self._large.run(None if key is None else key.name, read)
 
     async def _answer(self, request: Request, request_id: str, key: Key | None) -> Response:

@@ -27,6 +27,11 @@ class Status:
         self._follower, self._fleet, self._metrics = follower, fleet, metrics
         self._created = int(time.time())
 
+    @property
+    def sees(self) -> bool:
+        """Whether any base here reads pictures."""
+        return any(engine.spec.sees for engine in self._fleet.engines.values())
+
     def models(self) -> dict[str, Any]:
         """Return OpenAI's model list. As in vLLM, ``root`` is the version that answers, and ``parent`` its base.
 

@@ -15,6 +15,7 @@ from mlflow_finetune_plugin.base_models.loading import (
     BaseModel,
     installed_flash_kernels,
     load_base_model,
+    load_picture_inputs,
 )
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.images import PictureInputs
@@ -25,7 +26,7 @@ from mlflow_finetune_plugin.serving.transformers_engine.settings import EngineSe
 class LoadedBase:
     """A loaded base. The ``stop_token_ids`` of tokenizer and generation config end every answer.
 
-    ``pictures`` is the processor of a base that sees, from the folder of the tokenizer; None of another.
+    ``pictures`` is the processor of a base that sees; None of another.
     """
 
     model: PreTrainedModel
@@ -47,9 +48,8 @@ def load(settings: EngineSettings) -> LoadedBase:
         attn_implementation=_kernel(settings, config),
         sees=sees(config),
     )
-    pictures = None
-    if base.sees:
-        pictures = PictureInputs.load(settings.tokenizer, trust_remote_code=settings.trust_remote_code)
+    # That of the base, as in training. The version's copy comes from a registry, and could make a picture of any size out of each.
+    pictures = load_picture_inputs(base)
     model = load_base_model(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.tokenizer, trust_remote_code=settings.trust_remote_code)

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mlflow_finetune_plugin.errors import EngineChoiceError, ServingError
+from mlflow_finetune_plugin.images import PictureFault
+from mlflow_finetune_plugin.images.store import PicturesInMemory
+from mlflow_finetune_plugin.images.turns import MARK, PICTURES
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 Digest = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
@@ -15,6 +18,7 @@ _MOST_STOP_IDS = 64
 _LONGEST_PREFIX = 1000
 _MOST_PROBES = 64
 _MOST_RENDERINGS = 32
+_MOST_PICTURES = 1024
 _MOST_ANSWERS = 16
 _LONGEST_ANSWER = 256
 Ids = list[Annotated[int, Field(ge=0)]]
@@ -46,6 +50,7 @@ class _Card(_Part):
     stop_token_ids: Ids = Field(max_length=_MOST_STOP_IDS)
     max_length: int = Field(gt=0)
     answer_prefix: str = Field(default="", max_length=_LONGEST_PREFIX)
+    sees: bool = False
     files: dict[str, Digest] | None = None
 
 
@@ -84,6 +89,7 @@ class _Reference(_Part):
     probes: list[_Probe] = Field(min_length=1, max_length=_MOST_PROBES)
     served_as: dict[str, _ServedAs] | None = None
     renderings: list[_Rendering] = Field(default=[], max_length=_MOST_RENDERINGS)
+    pictures: dict[Digest, str] = Field(default={}, max_length=_MOST_PICTURES)
 
 
 Content = TypeVar("Content", bound=_Part)
@@ -118,6 +124,31 @@ def check_reference(reference: dict[str, Any], name: str) -> None:
         raise ServingError(
             f"{name}: reference.json has an answer that belongs to none of its probes; fix: register it again"
         )
+    fault = _picture_fault(checked)
+    if fault is not None:
+        raise ServingError(f"{name}: reference.json: {fault}; fix: register it again")
+
+
+def _picture_fault(reference: _Reference) -> str | None:
+    """Return what is wrong with the pictures of the probes; None if each is there and is the one that its name says."""
+    pictures = PicturesInMemory(reference.pictures)
+    for number, probe in enumerate(reference.probes):
+        for turn in probe.messages or ():
+            names = turn.get(PICTURES, [])
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                return f"probe {number} does not name its pictures as texts"
+            if names and str(turn.get("content")).count(MARK) != len(names):
+                return f"probe {number} has more or fewer pictures than places for them"
+            for picture in names:
+                try:
+                    is_same = pictures.get(picture).sha256 == picture
+                except KeyError:
+                    return f"a picture of probe {number} is missing"
+                except (PictureFault, ValueError) as error:
+                    return f"a picture of probe {number} cannot be read: {error}"
+                if not is_same:
+                    return f"a picture of probe {number} is another one"
+    return None
 
 
 def _belongs_to_a_chat(answer: _Answer, probes: list[_Probe]) -> bool:

@@ -93,6 +93,11 @@ class FetchedVersion:
     def base(self) -> dict[str, Any]:
         return dict(self.card["base_model"])
 
+    @property
+    def sees(self) -> bool:
+        """Whether its base reads pictures beside text."""
+        return bool(self.card.get("sees"))
+
     def engine_key(self, dtype: str | None = None) -> EngineKey:
         """Return the key of the engine that can serve this version.
 

@@ -8,6 +8,9 @@ from typing import Any
 from mlflow_finetune_plugin.serving.settings import MAX_RANK
 
 _LORA = ("lora", "qlora")
+WHY_NOT_PICTURES = (
+    "its base reads pictures, which vLLM prepares with torchvision and under other names of the weights than training"
+)
 
 
 def why_not_served_by_vllm(card: Mapping[str, Any]) -> str:

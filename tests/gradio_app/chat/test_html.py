@@ -121,6 +121,7 @@ def test_what_may_be_pressed():
         "voted": "left",
         "can_show_names": True,
         "has_turn": True,
+        "takes_pictures": False,
     }
     session.show_names()
     assert not controls(session)["can_vote"]

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
+from mlflow_finetune_plugin.errors import EngineChoiceError, MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import commands
 from mlflow_finetune_plugin.serving.engines.commands import choose_engine
 
@@ -72,3 +72,14 @@ def test_converting_does_not_install_vllm(monkeypatch):
     monkeypatch.setattr(commands, "_has_vllm", lambda: False)
     with pytest.raises(MissingExtraError, match=r"fix: --engine auto$"):
         choose_engine("vllm", version("lora", "convertible"))
+
+
+@pytest.mark.parametrize("has_vllm", [True, False])
+@pytest.mark.parametrize("serving", ["vllm", "convertible"])
+def test_what_reads_pictures_is_not_for_vllm_whether_it_is_installed_or_not(monkeypatch, has_vllm, serving):
+    monkeypatch.setattr(commands, "_has_vllm", lambda: has_vllm)
+    served = version("lora", serving)
+    served.card["sees"] = True
+    with pytest.raises(EngineChoiceError, match=r"its base reads pictures, which vLLM .*; fix: --engine auto$"):
+        choose_engine("vllm", served)
+    assert choose_engine("auto", served)[0] == "transformers"

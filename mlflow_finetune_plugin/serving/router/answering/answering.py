@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from mlflow_finetune_plugin.credentials.api_keys import Key
 from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.images import PictureFault
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
 from mlflow_finetune_plugin.serving.router.answering.answers import (
     AnswerEnd,
@@ -32,6 +33,7 @@ from mlflow_finetune_plugin.serving.router.answering.version_faults import Fault
 from mlflow_finetune_plugin.serving.router.first_answers import Draw
 from mlflow_finetune_plugin.serving.router.follower import Follower
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
+from mlflow_finetune_plugin.serving.router.pictures import PictureReader, TooManyPicturesError
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError
 
 logger = logging.getLogger(__name__)
@@ -79,12 +81,14 @@ class Answering:
         self._follower, self._fleet, self._metrics = follower, fleet, metrics
         self._counts_keys, self._note_answer = counts_keys, note_answer
         self._responders = Responders(follower, fleet)
+        self._pictures = PictureReader()
         self._shadows = ShadowTraffic(follower, fleet, metrics)
         self._faults = VersionFaults(lambda model, version, draw, key: note_answer(model, version, None, draw, key))
 
     async def answer(self, request: Request, request_id: str, key: Key | None, checked: CheckedRequest) -> Response:
         """Return the answer, whole or as a stream. Raises RequestError."""
         responder = await self._responders.find(checked)
+        checked = await self._with_pictures(checked)
         self._shadows.send(checked, responder)
         timer = RequestTimer(self._metrics, responder.model, responder.version, checked.route)
         exchange = _Exchange(request, request_id, key, checked, responder, timer)
@@ -109,6 +113,18 @@ class Answering:
             await exchange.stack.aclose()
             on_end("cancelled")
             raise
+
+    async def _with_pictures(self, checked: CheckedRequest) -> CheckedRequest:
+        """Return the request with its pictures. Raises RequestError for one that cannot be used, without any of it."""
+        if not checked.client_urls:
+            return checked
+        try:
+            return checked.with_pictures(await self._pictures.read(checked.client_urls))
+        except PictureFault as fault:
+            raise RequestError(400, f"messages: {fault}", "invalid_picture", "messages") from None
+        except TooManyPicturesError as error:
+            message = "too many requests with pictures at once; fix: wait for the others"
+            raise RequestError(429, message, "too_many_large_requests", retry_after_s=RETRY_S) from error
 
     async def _attempts(self, exchange: _Exchange, on_end: AnswerEnd) -> Response:
         """Send a request to its engine, and once more if the engine was lost before anything of the answer was sent."""
@@ -139,12 +155,12 @@ class Answering:
         return Response(content, status, {**headers, "content-type": "application/json"})
 
     def _log_answer(self, exchange: _Exchange, failed: str | None, *, is_refusal: bool = False) -> None:
-        """Log the end of an answer, without any text of prompt or answer."""
+        """Log the end of an answer, without any text of prompt or answer; of a picture the start of its hash."""
         responder, timer = exchange.responder, exchange.timer
         took_ms = timer.finish(failed)
         if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
             self._note(exchange, failed, took_ms)
-        entry = {
+        entry: dict[str, Any] = {
             "id": exchange.request_id,
             "key": exchange.key.name if exchange.key is not None else None,
             "route": exchange.checked.route,
@@ -158,6 +174,8 @@ class Answering:
             "prompt_tokens": timer.prompt_tokens,
             "completion_tokens": timer.completion_tokens,
         }
+        if exchange.checked.pictures:
+            entry["pictures"] = [picture.sha256[:12] for picture in exchange.checked.pictures]
         logger.info("answered %s", json.dumps(entry))
 
     def _note(self, exchange: _Exchange, failed: str | None, took_ms: float) -> None:
@@ -166,19 +184,19 @@ class Answering:
         client = key.name if key is not None and self._counts_keys() else None
         answered = (responder.model, responder.version)
         if failed == "engine_error":
-            others = self._comparisons(responder)
+            others = self._comparisons(responder, sees=bool(exchange.checked.pictures))
             self._faults.report(exchange.request_id, exchange.checked, others, *answered, responder.draw, client)
         elif failed == "engine_lost":
             self._faults.report_lost(responder.engine, *answered, responder.draw, client)
         else:
             self._note_answer(*answered, took_ms if failed is None else None, responder.draw, client)
 
-    def _comparisons(self, responder: Responder) -> list[FaultComparison]:
-        """Return the base, and the version before if it is loaded."""
+    def _comparisons(self, responder: Responder, *, sees: bool) -> list[FaultComparison]:
+        """Return the base, and the version before if it is loaded. With ``sees`` only what takes pictures."""
         engine = responder.engine
         comparisons = [FaultComparison("the base", engine, engine.spec.base_name)]
         before = self._follower.version_before(responder.model, responder.version)
-        if before is not None:
+        if before is not None and (before.version.sees or not sees):
             version = before.version
             described = f"{version.model}/{version.number}"
             comparisons.append(

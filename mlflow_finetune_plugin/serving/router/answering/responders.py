@@ -32,6 +32,8 @@ class Responder:
     alias: str | None = None
     draw: Draw | None = None
     answer_prefix: str = ""
+    sees: bool = False
+    """Whether it takes pictures."""
 
     @classmethod
     def of_resident(cls, resident: Resident, alias: str | None, draw: Draw | None = None) -> Responder:
@@ -48,6 +50,7 @@ class Responder:
             alias=alias,
             draw=draw,
             answer_prefix=str(version.card.get("answer_prefix", "")),
+            sees=version.sees,
         )
 
     def answer_texts(self, route: str) -> AnswerTexts | None:
@@ -77,11 +80,23 @@ class Responders:
         self._follower, self._fleet = follower, fleet
 
     async def find(self, checked: CheckedRequest) -> Responder:
-        """Return who answers. Raises RequestError: 404 for an unknown model, 503 for a version that is not loaded yet."""
+        """Return who answers.
+
+        Raises:
+            RequestError: 404 for an unknown model, 503 for a version that is not loaded yet, 400 for pictures that it cannot read.
+        """
+        responder = await self._find(checked)
+        if checked.client_urls and not responder.sees:
+            who = responder.name if responder.resident is None else f"{responder.model}/{responder.version}"
+            message = f"{who} reads text only; fix: send no pictures, or name a version whose base reads pictures"
+            raise RequestError(400, message, "pictures_not_supported", "messages")
+        return responder
+
+    async def _find(self, checked: CheckedRequest) -> Responder:
         ref = parse(checked.model, self._follower.served_models())
         base = self._base(checked.model) if ref is None else None  # a registered model's name has precedence
         if base is not None:
-            return Responder(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None)
+            return Responder(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None, sees=base.spec.sees)
         if ref is None:
             raise unknown_model(checked.model, "no such model here")
         try:

@@ -34,6 +34,8 @@ class ShadowTraffic:
             target = self._follower.targets.get((responder.model, alias))
             if target is None or target.resident is None or target.resident is responder.resident:
                 continue
+            if checked.pictures and not target.resident.version.sees:
+                continue  # it would refuse the request, which says nothing about it
             if len(self._tasks) >= _AT_ONCE:
                 self._metrics.refused.labels("shadow_dropped").inc()
                 continue
