@@ -28,7 +28,7 @@ from mlflow_finetune_plugin.data.sources.rows import read_rows
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.methods import Method, load_method
-from mlflow_finetune_plugin.training.ratings import borrowed, partners
+from mlflow_finetune_plugin.training.row_trainers.ratings import borrowed, partners
 from mlflow_finetune_plugin.training.trainer import train
 
 RATE = 5e-5

@@ -3,6 +3,7 @@
 import ast
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,18 +13,29 @@ PACKAGES = ("mlflow_finetune_plugin", "gradio_app")
 VAGUE = {"found", "told", "said", "seen", "made", "asked", "given", "kept", "wanted", "one", "own", "place"}
 """Words that say how a value came about, or nothing, instead of what it holds."""
 LARGEST_SHARES = {PACKAGES: 0.005, ("tests",): 0.01, ("benchmarks",): 0.01, ("recipes",): 0.01}
+BINDING = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.arg, ast.Name),
+    *(ast.Attribute, ast.alias, ast.ExceptHandler),
+)
 ALLOWED = Path(__file__).with_name("vague_names.txt")
 """How many vague names a file may have while its folders are above their share. The numbers only become smaller."""
 
 
-def trees(folders: tuple[str, ...]) -> Iterator[tuple[str, ast.Module]]:
-    for file in sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py")):
-        yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text(encoding="utf-8"))
+@cache
+def nodes_by_file(folders: tuple[str, ...]) -> dict[str, list[ast.AST]]:
+    """Return the nodes of each file that can bind a name."""
+    files = sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+    return {
+        file.relative_to(ROOT).as_posix(): [
+            node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, BINDING)
+        ]
+        for file in files
+    }
 
 
-def bound_names(tree: ast.Module) -> Iterator[str]:
+def bound_names(nodes: list[ast.AST]) -> Iterator[str]:
     """Yield the names of functions, classes, parameters, variables and attributes, once for each time one is bound."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.arg):
@@ -40,8 +52,8 @@ def bound_names(tree: ast.Module) -> Iterator[str]:
 
 def test_a_class_name_occurs_once():
     files = defaultdict(list)
-    for file, tree in trees(PACKAGES):
-        for node in ast.walk(tree):
+    for file, nodes in nodes_by_file(PACKAGES).items():
+        for node in nodes:
             if isinstance(node, ast.ClassDef):
                 files[node.name].append(f"{file}:{node.lineno}")
     repeated = {name: places for name, places in files.items() if len(places) > 1}
@@ -50,7 +62,7 @@ def test_a_class_name_occurs_once():
 
 @pytest.mark.parametrize("folders", LARGEST_SHARES, ids="+".join)
 def test_few_names_are_vague(folders):
-    names = {file: list(bound_names(tree)) for file, tree in trees(folders)}
+    names = {file: list(bound_names(nodes)) for file, nodes in nodes_by_file(folders).items()}
     vague = Counter({file: sum(name.strip("_") in VAGUE for name in bound) for file, bound in names.items()})
     if vague.total() <= LARGEST_SHARES[folders] * sum(map(len, names.values())):
         return

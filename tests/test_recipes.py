@@ -23,6 +23,7 @@ GAINS = {
     "domain_text": {"perplexity": 500.0},
     "preferences": {"exact_match": 0.5, "preference_accuracy": 0.1},
     "verifiable_rewards": {"reward": 0.03, "exact_match": 0.03},
+    "vision": {"exact_match": 0.15},
 }
 """Bounds for the lower end of each gain's interval: far below the measured value, far above chance."""
 STEPS = {
@@ -32,6 +33,7 @@ STEPS = {
     "domain_text": 40,
     "preferences": 80,
     "verifiable_rewards": 25,
+    "vision": 220,
 }
 """A part of each recipe's steps, which is enough for these gains."""
 
@@ -60,7 +62,7 @@ def test_variant_for_gpus_is_the_same_recipe_on_a_hub_model(name):
     offline, on_gpu = (
         load_config(project, entry_point(project), {}, caller=REPOSITORY) for project in (folder, folder / "gpu")
     )
-    assert offline.base_model.name == "embedded"
+    assert offline.base_model.name == ("embedded_vision" if name == "vision" else "embedded")
     assert "/" in on_gpu.base_model.name
     assert on_gpu.adaptation == offline.adaptation
     assert [file.task for file in on_gpu.data.train] == [file.task for file in offline.data.train]

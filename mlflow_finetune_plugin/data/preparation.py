@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,10 +48,12 @@ from mlflow_finetune_plugin.data.report.checks import (
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
 from mlflow_finetune_plugin.data.report.notes import report_notes
+from mlflow_finetune_plugin.data.report.pictures import PictureTally
 from mlflow_finetune_plugin.data.report.preferences import PreferenceTally
-from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
+from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataFile, DataRequest
+from mlflow_finetune_plugin.data.row_pictures import RowPictures
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.overlength import NO_LOSS_TOKEN, Fitting, fitted
@@ -60,6 +62,7 @@ from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
 from mlflow_finetune_plugin.images import PictureStore
+from mlflow_finetune_plugin.images.turns import pictures_of
 
 _SHOWN_LABELS = 200
 
@@ -102,7 +105,9 @@ def prepare(
     """
     request.check()
     folder.mkdir(parents=True, exist_ok=True)
-    renderer.picture_store = PictureStore(folder / "pictures")
+    store = PictureStore(folder / "pictures")
+    renderer.picture_store = store
+    pictures = RowPictures(store, sees=renderer.pictures is not None)
     with Spool(folder / "rows.spool") as spool:
         reader = Reader(
             spool,
@@ -111,12 +116,13 @@ def prepare(
             request.seed,
             folder / "fetched",
             on_progress or (lambda rows: None),
+            pictures,
         )
         with reader:
             files = [reader.read(file, "train") for file in request.train]
             files += [reader.read(file, "eval") for file in request.eval_files]
         split = _split(request, reader)
-        run = _Preparation(request, renderer, folder, split, _validation_split(request, reader, split))
+        run = _Preparation(request, renderer, folder, split, _validation_split(request, reader, split), pictures.sizes)
         with run.train, run.eval, run.validation:
             for file in files:
                 run.write(file, spool)
@@ -154,6 +160,7 @@ class _Preparation:
         folder: Path,
         split: Split,
         validation_split: ValidationSplit | None,
+        picture_sizes: Mapping[str, tuple[int, int]],
     ) -> None:
         self._request, self._renderer, self._split, self._validation_split = request, renderer, split, validation_split
         self.template_digest = hashlib.sha256(renderer.chat_template.encode()).hexdigest()
@@ -171,6 +178,9 @@ class _Preparation:
         self._labels = Labels()
         self._groups = GroupSides(request.group)
         self._preferences = PreferenceTally()
+        image_token = None if renderer.pictures is None else renderer.pictures.image_token_id
+        self._pictures = PictureTally(renderer.picture_store, picture_sizes, image_token)
+        self._example_text = ExampleText(renderer.tokenizer, image_token, picture_sizes)
         self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
@@ -196,6 +206,7 @@ class _Preparation:
         for side, rows in ((self.eval, held_out), (self.validation, validated)):
             self._put(side, file, batch, encoded, rows, np.ones(len(rows), dtype=np.int64))
         self._groups.note(batch, held_out, np.concatenate([validated, trained]))
+        self._count_pictures(file, batch, encoded, is_used, is_eval)
         self._trained_rows += [whole.chat_hashes[validated], whole.chat_hashes[trained]]
         for row in held_out.tolist():
             # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
@@ -209,6 +220,16 @@ class _Preparation:
         copies = self._copies(encoded.lines[trained], file.file)
         file.tally.rows_after_weight += int(copies.sum())
         self._put(self.train, file, batch, encoded, trained, copies)
+
+    def _count_pictures(
+        self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_used: np.ndarray, is_eval: np.ndarray
+    ) -> None:
+        if not encoded.tokens.pictures:
+            return
+        for row in np.flatnonzero(is_used).tolist():
+            position = f"{file.tally.name} line {int(encoded.lines[row])}"
+            self._pictures.note(pictures_of(batch.conversations[row]), position, is_held_out=bool(is_eval[row]))
+        self._pictures.note_tokens(encoded, is_used)
 
     def _count_pairs(self, batch: SpooledBatch, encoded: EncodedBatch, rows: np.ndarray) -> None:
         for row in rows.tolist():
@@ -398,20 +419,22 @@ class _Preparation:
             digest=self.train.digest(),
             eval_digest=self.eval.digest(),
             notes=tuple(report_notes(self._tallies, renderer)),
-            mask_samples=tuple(segments(example, tokenizer) for example in across(self._samples)),
+            mask_samples=tuple(map(self._example_text.segments, across(self._samples))),
             findings=tuple(findings),
             labels=_label_report(self._labels),
             fault=fault,
             thinking_turns=sum(tally.thinking_turns for tally in self._tallies),
+            pictures=self._pictures.report(),
         )
 
     def _findings(self) -> list[DataFinding]:
         train, held_out = (
-            RowSet.of(side.index, self._position_text, ExampleText(side.dataset(), self._renderer.tokenizer))
+            RowSet.of(side.index, self._position_text, self._example_text.of(side.dataset()))
             for side in (self.train, self.eval)
         )
         findings = [
             *row_findings(train, held_out, self._request.form),
+            *self._pictures.findings(),
             *label_findings(self._labels),
             *encoding_findings(self._tallies),
             *score_findings(self._tallies),

@@ -18,6 +18,7 @@ from mlflow_finetune_plugin.data.conversations.split import hash_text
 from mlflow_finetune_plugin.data.conversations.turns.chat import whole_text
 from mlflow_finetune_plugin.data.report.tally import RowTally
 from mlflow_finetune_plugin.data.request import DataFile
+from mlflow_finetune_plugin.data.row_pictures import RowPictures
 from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.batch_encoder import (
@@ -58,8 +59,10 @@ class Reader:
         seed: int,
         folder: Path,
         on_progress: Callable[[int], None],
+        pictures: RowPictures,
     ) -> None:
         self._spool, self._columns, self._seed, self._folder = spool, columns, seed, folder
+        self._pictures = pictures
         self._pool = EncodingPool(encoder, self._collect)
         self._batch = _Batch()
         self._role: Literal["train", "eval"] = "train"
@@ -96,12 +99,15 @@ class Reader:
         reading = self._interpretation(file, local, is_beside_train=role == "eval" and bool(self.row_hashes))
         tally = RowTally(file.report_name, file.task, file.weight, role, reading.layout)
         start, self._role = self._spool.position(), role
+        # Votes are of clients, who must not name files.
+        pictures_at = None if file.copy is not None else local if local.is_dir() else local.parent
         for line, row in read_rows(local, tally.source_notes.append):
             tally.rows_read += 1
             if role == "eval":
                 self.place_hashes.append(hash_text(row_key(file, line), self._seed))
             try:
-                self._add(line, reading.conversations(row), tally, file.instruction)
+                conversations = self._pictures.stored(reading.conversations(row), pictures_at)
+                self._add(line, conversations, tally, file.instruction)
             except RowFault as fault:
                 tally.conversations += 1
                 tally.skip(line, fault.reason, fault.detail, row)

@@ -55,6 +55,6 @@ class PictureStore:
 
         Raises:
             FileNotFoundError: there is none with this name.
-            PictureFault: the file was changed into something that is no picture.
+            PictureFault: the file was changed, and is not a picture now.
         """
         return Picture.of((self.folder / name).read_bytes())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import logsigmoid
 
-from mlflow_finetune_plugin.training.pairs import PairLogProbs, PairLosses
+from mlflow_finetune_plugin.training.row_trainers.pairs import PairLogProbs, PairLosses
 
 if TYPE_CHECKING:
-    from mlflow_finetune_plugin.training.pairs import PairLoss
+    from mlflow_finetune_plugin.training.row_trainers.pairs import PairLoss
 
 Loss = Callable[[torch.Tensor, torch.Tensor, PairLogProbs, float, float], torch.Tensor]
 """From the log-ratios to the reference of the better and the worse answers, both (pairs,), the log-probabilities, ``beta`` and

@@ -108,8 +108,8 @@ def trainer_class_and_config(options: DpoOptions) -> tuple[type, type, dict[str,
     from trl import SFTConfig
 
     from mlflow_finetune_plugin.objectives._pair_losses import dpo_loss
-    from mlflow_finetune_plugin.training.pairs import PairTrainer
     from mlflow_finetune_plugin.training.reference import AS_TOKENS
+    from mlflow_finetune_plugin.training.row_trainers.pairs import PairTrainer
 
     weights = options.loss_weights or [1.0] * len(options.loss_type)
     loss = dpo_loss(options.loss_type, weights, options.beta, options.label_smoothing)

@@ -90,8 +90,8 @@ def trainer_class_and_config(options: KtoOptions) -> tuple[type, type, dict[str,
     """Return the trainer of rated answers with this loss, and the arguments with which TRL takes tokens as they are."""
     from trl import SFTConfig
 
-    from mlflow_finetune_plugin.training.ratings import RatedTrainer, Ratings
     from mlflow_finetune_plugin.training.reference import AS_TOKENS
+    from mlflow_finetune_plugin.training.row_trainers.ratings import RatedTrainer, Ratings
 
     ratings = Ratings(_loss(options), options.beta, borrows=options.loss_type == "kto")
     return RatedTrainer.of(ratings), SFTConfig, AS_TOKENS

@@ -47,7 +47,7 @@ def trainer_class_and_config(options: OrpoOptions) -> tuple[type, type, dict[str
     from trl import SFTConfig
 
     from mlflow_finetune_plugin.objectives._pair_losses import orpo_loss
-    from mlflow_finetune_plugin.training.pairs import PairTrainer
     from mlflow_finetune_plugin.training.reference import AS_TOKENS
+    from mlflow_finetune_plugin.training.row_trainers.pairs import PairTrainer
 
     return PairTrainer.of(orpo_loss(options.beta)), SFTConfig, AS_TOKENS

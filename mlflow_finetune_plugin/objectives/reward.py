@@ -47,8 +47,8 @@ def trainer_class_and_config(options: RewardOptions) -> tuple[type, type, dict[s
     """Return the trainer of rewards with this loss, and the arguments with which TRL takes token ids as they are."""
     from trl import SFTConfig
 
-    from mlflow_finetune_plugin.training.pairs import RewardTrainer
     from mlflow_finetune_plugin.training.reference import AS_TOKENS
+    from mlflow_finetune_plugin.training.row_trainers.pairs import RewardTrainer
 
     coefficient = options.center_rewards_coefficient
 

@@ -26,10 +26,10 @@ from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches
-from mlflow_finetune_plugin.training.pictures import PictureTrainer
 from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
 from mlflow_finetune_plugin.training.reference import ReferenceTrainer
 from mlflow_finetune_plugin.training.reporter import TrainerReporter
+from mlflow_finetune_plugin.training.row_trainers.pictures import PictureTrainer
 from mlflow_finetune_plugin.training.saving import Restorer, Saves, SavingTrainer, saving
 from mlflow_finetune_plugin.training.stopping import stoppable
 from mlflow_finetune_plugin.training.weights import restore_weights
@@ -147,7 +147,7 @@ def _add_reference(trainer: Any, checkpoint: Checkpoint | None, report: Report) 
     if not hasattr(trainer, "add_reference"):
         raise TrainingError(
             f"the objective needs a reference, and {type(trainer).__name__} has no add_reference; "
-            "fix: a trainer like training.pairs.PairTrainer"
+            "fix: a trainer like training.row_trainers.pairs.PairTrainer"
         )
     started = time.monotonic()
     trainer.add_reference(

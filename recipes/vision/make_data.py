@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 HERE = Path(__file__).parent
-SEED = 20261125
+SEED = 20261126
 TRAIN_ROWS, TEST_ROWS = 1000, 150
-SIZE = 32
+SIZE, TILE = 32, 8
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BARS = {
@@ -61,9 +61,13 @@ QUESTIONS = {
 
 
 def draw(rng: random.Random, digit: int, colour: str) -> Image.Image:
-    """Draw a digit on grey; its place, its size and the grey are random."""
+    """Draw a digit on grey tiles; its place, its size and the greys are random."""
     ground = rng.randint(100, 180)
-    picture = Image.new("RGB", (SIZE, SIZE), (ground, ground, ground))
+    picture = Image.new("RGB", (SIZE, SIZE))
+    for left in range(0, SIZE, TILE):
+        for top in range(0, SIZE, TILE):
+            grey = ground + rng.randint(-12, 12)
+            picture.paste((grey, grey, grey), (left, top, left + TILE, top + TILE))
     unit = rng.choice((2, 3, 4))
     left, top = rng.randint(1, SIZE - 4 * unit - 1), rng.randint(1, SIZE - 7 * unit - 1)
     canvas = ImageDraw.Draw(picture)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from pathlib import Path
 
@@ -43,8 +45,24 @@ def bases(tmp_path_factory):
     return get
 
 
+@functools.cache
 def base_of(folder: Path, **settings: str) -> loading.BaseModel:
     return loading.find_base_model(BaseModelSettings(name=str(folder), **settings), {})
+
+
+@functools.cache
+def facts_of(base: loading.BaseModel) -> BaseFacts:
+    return loading.describe(base)
+
+
+@functools.cache
+def _loaded(base: loading.BaseModel) -> torch.nn.Module:
+    return loading.load_base_model(base)
+
+
+def load(base: loading.BaseModel) -> torch.nn.Module:
+    """Return a model of its own, a copy of one that is loaded once for this module."""
+    return copy.deepcopy(_loaded(base))
 
 
 def logits(model) -> torch.Tensor:
@@ -70,13 +88,13 @@ def train(model, rate: float, steps: int = 3) -> list[float]:
 @pytest.mark.parametrize("name", NAMES)
 def test_starts_as_the_base_trains_loads_back_merges_and_continues(name, bases, tmp_path):
     adaptation, base = load_method("adaptation", name), base_of(bases())
-    facts, reasons = loading.describe(base), {}
+    facts, reasons = facts_of(base), {}
     options = adaptation.resolve(adaptation.Options(), facts, reasons)
     autos = [key for key, value in adaptation.Options().model_dump().items() if value == "auto"]
     assert {f"options.{key}" for key in autos} <= reasons.keys()
     assert "auto" not in options.model_dump().values()
 
-    plain = loading.load_base_model(base)
+    plain = load(base)
     alone, frozen = logits(plain), {id(parameter) for parameter in plain.parameters()}
     model = adaptation.apply(plain, options, seed=0, folder=tmp_path)
     atol = 1e-5 if name in ROUNDS_AT_ITS_START else 0
@@ -113,7 +131,7 @@ def test_starts_as_the_base_trains_loads_back_merges_and_continues(name, bases, 
     assert generated.shape[1] > 5
     torch.testing.assert_close(logits(again.merge_and_unload(safe_merge=True)), answers, atol=1e-4, rtol=0)
 
-    other = adaptation.apply(loading.load_base_model(base), options, seed=7, folder=tmp_path)
+    other = adaptation.apply(load(base), options, seed=7, folder=tmp_path)
     result = set_peft_model_state_dict(other, load_peft_weights(str(saved), device="cpu"))
     assert not result.unexpected_keys
     torch.testing.assert_close(logits(other), answers, atol=1e-6, rtol=0)
@@ -122,9 +140,9 @@ def test_starts_as_the_base_trains_loads_back_merges_and_continues(name, bases, 
 @pytest.mark.parametrize("name", [method.name for method in METHODS if "bfloat16" in method.dtypes])
 def test_a_base_in_half_precision_trains_in_float32(name, bases, tmp_path):
     adaptation, base = load_method("adaptation", name), base_of(bases(), dtype="bfloat16")
-    facts = loading.describe(base)
+    facts = facts_of(base)
     options = adaptation.resolve(adaptation.Options(), facts, {})
-    model = adaptation.apply(loading.load_base_model(base), options, seed=0, folder=tmp_path)
+    model = adaptation.apply(load(base), options, seed=0, folder=tmp_path)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     losses = train(model, adaptation.learning_rate(facts)[0], steps=2)
     assert losses[-1] < losses[0]
@@ -135,9 +153,9 @@ def test_a_base_in_half_precision_trains_in_float32(name, bases, tmp_path):
 )
 def test_trains_on_the_quantised_bases_that_the_table_names(name, quantization, bases, tmp_path):
     adaptation, base = load_method("adaptation", name), base_of(bases(), dtype="float32", quantization=quantization)
-    facts = loading.describe(base)
+    facts = facts_of(base)
     options = adaptation.resolve(adaptation.Options(), facts, {})
-    plain = loading.load_base_model(base)
+    plain = load(base)
     alone = logits(plain)
     model = adaptation.apply(plain, options, seed=0, folder=tmp_path)
     assert torch.equal(logits(model), alone)
@@ -151,14 +169,14 @@ def test_trains_on_the_quantised_bases_that_the_table_names(name, quantization, 
 @pytest.mark.parametrize("name", [method.name for method in METHODS if method.takes_transposed])
 def test_transposed_layers_are_adapted_where_the_table_says_so(name, bases, tmp_path):
     adaptation, base = load_method("adaptation", name), base_of(bases("gpt2"))
-    options = adaptation.resolve(adaptation.Options(), loading.describe(base), {})
-    plain = loading.load_base_model(base)
+    options = adaptation.resolve(adaptation.Options(), facts_of(base), {})
+    plain = load(base)
     alone = logits(plain)
     model = adaptation.apply(plain, options, seed=0, folder=tmp_path)
     assert torch.equal(logits(model), alone)
     train(model, 1e-3, steps=1)
     adaptation.save(model, options, tmp_path / "saved", start=tmp_path)
-    again = PeftModel.from_pretrained(loading.load_base_model(base), tmp_path / "saved").eval()
+    again = PeftModel.from_pretrained(load(base), tmp_path / "saved").eval()
     torch.testing.assert_close(logits(again), logits(model), atol=1e-6, rtol=0)
 
 
@@ -166,7 +184,7 @@ def test_transposed_layers_are_adapted_where_the_table_says_so(name, bases, tmp_
 def test_other_methods_refuse_transposed_layers(name, bases):
     adaptation = load_method("adaptation", name)
     with pytest.raises(BaseModelError, match=rf"{name} on gpt2: PEFT does not support .* transposed layers; fix: "):
-        adaptation.resolve(adaptation.Options(), loading.describe(base_of(bases("gpt2"))), {})
+        adaptation.resolve(adaptation.Options(), facts_of(base_of(bases("gpt2"))), {})
 
 
 def test_stacked_experts_are_left_alone(bases, tmp_path):
@@ -196,7 +214,7 @@ def test_stacked_experts_are_left_alone(bases, tmp_path):
 def test_options_that_do_not_fit_the_layers_are_refused_with_a_value_that_does(name, options, message, bases):
     adaptation = load_method("adaptation", name)
     with pytest.raises(BaseModelError, match=message):
-        adaptation.resolve(adaptation.Options(**options), loading.describe(base_of(bases())), {})
+        adaptation.resolve(adaptation.Options(**options), facts_of(base_of(bases())), {})
 
 
 def test_a_base_in_a_precision_that_does_not_work_is_refused_before_weights_are_read(bases, tmp_path):
@@ -235,12 +253,12 @@ def test_every_method_of_peft_is_offered_or_refused_with_a_reason():
 )
 def test_a_convertible_update_has_the_rank_that_the_table_states(name, options, rank, bases, tmp_path):
     adaptation, base = load_method("adaptation", name), base_of(bases())
-    facts = loading.describe(base)
+    facts = facts_of(base)
     options = adaptation.resolve(adaptation.Options(**options), facts, {})
     assert adaptation.serving(options) == "convertible"
-    model = adaptation.apply(loading.load_base_model(base), options, seed=0, folder=tmp_path)
+    model = adaptation.apply(load(base), options, seed=0, folder=tmp_path)
     train(model, adaptation.learning_rate(facts)[0])
-    plain = loading.load_base_model(base).state_dict()
+    plain = load(base).state_dict()
     merged = model.merge_and_unload().state_dict()
     changed = [name for name in plain if not torch.equal(plain[name], merged[name])]
     assert changed

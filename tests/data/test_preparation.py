@@ -337,15 +337,22 @@ def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_p
     assert earlier.train[:] == before
 
 
+REAL_FILES = [
+    ("banking77/test.csv", "label: text -> category", 3_080),
+    ("chat_messages_demo/conversations.jsonl", "messages: messages", 128),
+    ("soda_chat_subset/derived_messages.jsonl", "messages: messages", 704),
+    ("gsm8k/test.jsonl.gz", "prompt_completion: question -> answer", 1_319),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "layout", "rows"),
+    ("real_tokenizer", "name", "layout", "rows"),
     [
-        ("banking77/train.csv.gz", "label: text -> category", 10_003),
-        ("banking77/test.csv", "label: text -> category", 3_080),
-        ("chat_messages_demo/conversations.jsonl", "messages: messages", 128),
-        ("soda_chat_subset/derived_messages.jsonl", "messages: messages", 704),
-        ("gsm8k/test.jsonl.gz", "prompt_completion: question -> answer", 1_319),
+        # the large file with one tokenizer; the small file of the same data with both
+        ("tinystories-656k-hd64", "banking77/train.csv.gz", "label: text -> category", 10_003),
+        *((tokenizer, *file) for tokenizer in ("stories260k-hd64", "tinystories-656k-hd64") for file in REAL_FILES),
     ],
+    indirect=["real_tokenizer"],
 )
 def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real_tokenizer, name, layout, rows):
     data_request = request(dataset_folder / name, None, overlength="drop", max_length=400)

@@ -236,3 +236,15 @@ def test_shapes_of_other_places_and_sizes_are_not_alike():
         bits = fingerprint(Picture.of(written(picture)))
         assert alike.find(bits) is None
         alike.add(bits, offset)
+
+
+def test_equal_shapes_of_other_colours_are_not_alike_and_each_finds_its_copy():
+    alike = AlikePictures()
+    colours = ((215, 45, 45), (45, 75, 215), (25, 25, 25), (40, 160, 60))
+    shapes = [Image.new("RGB", (32, 32), (140, 140, 140)) for _ in colours]
+    for shape, colour in zip(shapes, colours, strict=True):
+        shape.paste(colour, (4, 8, 18, 22))
+        assert alike.find(fingerprint(Picture.of(written(shape)))) is None
+        alike.add(fingerprint(Picture.of(written(shape))), colour)
+    copies = [written(shape.resize((64, 64)), "JPEG", quality=90) for shape in shapes]
+    assert [alike.find(fingerprint(Picture.of(copy))) for copy in copies] == list(colours)

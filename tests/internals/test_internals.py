@@ -57,7 +57,8 @@ def private_attributes(tree: ast.Module) -> Iterator[str]:
             owner, name = node.value, node.attr
         elif (
             isinstance(node, ast.Call)
-            and ast.unparse(node.func) in {"getattr", "setattr", "hasattr", "delattr"}
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"getattr", "setattr", "hasattr", "delattr"}
             and isinstance(node.args[1], ast.Constant)
         ):
             owner, name = node.args[0], str(node.args[1].value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlflow_finetune_plugin.objectives._pair_losses import LOSSES, dpo_loss, orpo_loss
-from mlflow_finetune_plugin.training.pairs import PairLogProbs
+from mlflow_finetune_plugin.training.row_trainers.pairs import PairLogProbs
 
 
 def log_probs(**values) -> PairLogProbs:

@@ -1,4 +1,4 @@
-"""Every objective with every adaptation, from pairs, ratings or prompts to a version that is loaded back.
+"""Objectives with adaptations, from pairs, ratings or prompts to a version that is loaded back.
 
 ``lora`` is left out, because the tests of each objective use it; so is ``sft``: tests/adaptations/test_contract.py. Reward models are
 in test_reward_model.py.
@@ -33,9 +33,10 @@ PAIRS = [
     (objective, adaptation)
     for objective in ("dpo", "orpo", "kto", "grpo", "rloo")
     for adaptation in method_names("adaptation")
-    # the three with virtual tokens share all that an objective sees
     if adaptation not in {"lora", *MODULES}
-    and not (adaptation in ("prefix", "ptuning") and objective in ("orpo", "kto", "rloo"))
+    # dpo and grpo train with all; the others share their code for what an adaptation changes: its base with the adapter off,
+    # which is another copy for full, and its virtual tokens
+    and (objective in ("dpo", "grpo") or adaptation in ("full", "prompt"))
 ]
 SAYS_E = {
     "grader": {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 
 import torch
@@ -67,17 +69,9 @@ def tiny_tokenizer(chat_template: str | None = CHATML, turn_end: str | None = No
 
     ``turn_end`` is the end token of a real model's template, whose control tokens are tokens of this tokenizer then, too.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = list(dict.fromkeys([*_SPECIAL, *(control_tokens() if turn_end else ())]))
-    trainer = trainers.BpeTrainer(
-        vocab_size=293 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(_TEXT, trainer)
+    special = tuple(dict.fromkeys([*_SPECIAL, *(control_tokens() if turn_end else ())]))
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer(special)),
         bos_token="<s>",
         eos_token=turn_end or ("<|im_end|>" if chat_template and "im_end" in chat_template else "</s>"),
         pad_token="<pad>",
@@ -85,13 +79,46 @@ def tiny_tokenizer(chat_template: str | None = CHATML, turn_end: str | None = No
     )
 
 
+@functools.cache
+def _trained_tokenizer(special: tuple[str, ...]) -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=293 + len(special), special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    return str(tokenizer.to_str())
+
+
+_contents: dict[str, tuple[dict[str, bytes], torch.Tensor]] = {}
+"""The files of each base that this process has made, and the random state after making it, by its arguments."""
+
+
 def tiny_base(
     folder: Path, family: str = "llama", *, dtype: torch.dtype = torch.float32, shard: str = "50GB", **changes: object
 ) -> Path:
     """Saves a random model of this family with its tokenizer; ``changes`` override its config.
 
-    ``chat_template`` and ``turn_end`` among them are the tokenizer's.
+    ``chat_template`` and ``turn_end`` among them are the tokenizer's. A base with the same arguments is made once in a process,
+    and its files are written again.
     """
+    key = repr((family, dtype, shard, sorted(changes.items())))
+    if key not in _contents:
+        with tempfile.TemporaryDirectory() as made_in:
+            _make(Path(made_in), family, dtype, shard, changes)
+            files = {path.name: path.read_bytes() for path in Path(made_in).iterdir()}
+        _contents[key] = files, torch.get_rng_state()
+    files, random_state = _contents[key]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    torch.set_rng_state(random_state)
+    return folder
+
+
+def _make(folder: Path, family: str, dtype: torch.dtype, shard: str, changes: dict[str, object]) -> None:
     template, turn_end = changes.pop("chat_template", CHATML), changes.pop("turn_end", None)
     tokenizer = tiny_tokenizer(template, turn_end)  # type: ignore[arg-type]
     arguments: dict[str, object] = {
@@ -108,7 +135,6 @@ def tiny_base(
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**arguments)).to(dtype)
     model.save_pretrained(folder, max_shard_size=shard)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def write_rows(folder: Path, rows: int = 24) -> tuple[Path, Path]:

@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
-from mlflow_finetune_plugin.training.pairs import RewardTrainer
+from mlflow_finetune_plugin.training.row_trainers.pairs import RewardTrainer
 from mlflow_finetune_plugin.training.weights import trained_weights
 
 pytestmark = pytest.mark.train

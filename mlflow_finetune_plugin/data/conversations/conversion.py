@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_finetune_plugin.data.conversations.layouts import ROW_FORM_LAYOUTS, Layout
+from mlflow_finetune_plugin.data.conversations.pictures import refuse_pictures, with_pictures
 from mlflow_finetune_plugin.data.conversations.row_faults import (
     EMPTY_COMPLETION,
     EMPTY_PROMPT,
@@ -35,6 +36,7 @@ from mlflow_finetune_plugin.data.conversations.turns.chat import (
 )
 from mlflow_finetune_plugin.data.conversations.turns.tool_calls import TOOL_COLUMNS, tools_of
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def to_conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversatio
     Raises:
         RowFault: one of them cannot be used for training.
     """
-    check_fields(layout, row)
+    _check_fields(layout, row)
     if layout.name == "instances":
         return _instances(layout, row)
     answer = ANSWERS.get(layout.name)
@@ -105,7 +107,12 @@ def to_conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversatio
 
 
 def check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
-    """Raise for a part of the row that the model would have to read and that no layout can use."""
+    """Raise RowFault for a part of a pair or of a rated answer that the model would have to read and that no layout can use."""
+    refuse_pictures(row, layout.columns.values())
+    _check_fields(layout, row)
+
+
+def _check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
     check_media(layout, row)
     if row.keys() & ROW_MARKS:
         check_row_marks(row, set(layout.columns.values()))
@@ -116,7 +123,7 @@ def check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
 
 
 def check_media(layout: Layout, row: Mapping[str, Any]) -> None:
-    """Raise RowFault for a row with images, videos or audio, which no layout can use."""
+    """Raise RowFault for a row with videos or audio, which no layout can use."""
     for column, reason in _UNSUPPORTED_COLUMNS.items():
         if row.get(column) and column not in layout.columns.values():
             raise _unsupported(column, reason)
@@ -144,14 +151,20 @@ def _instructed(turns: Sequence[Message], instruction: str) -> tuple[Message, ..
     messages = list(turns)
     first = next((index for index, message in enumerate(messages) if message["role"] == "user"), None)
     if first is not None:
-        messages[first] = {**messages[first], "content": f"{instruction}\n\n{messages[first]['content']}"}
+        messages[first] = {
+            **messages[first],
+            "content": f"{instruction.replace(MARK, '')}\n\n{messages[first]['content']}",
+        }
     return tuple(messages)
 
 
 def _conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
     developers = developer_turns(row.get(column) for column in layout.columns.values()) if layout.name in CHATS else 0
     answer = row.get(layout.columns[ANSWERS[layout.name]]) if layout.name in ANSWERS else ""
-    return Conversation(_BUILDERS[layout.name](layout, row), developers, is_written=not isinstance(answer, str))
+    turns = _BUILDERS[layout.name](layout, row)
+    if layout.name not in CHATS:
+        turns = tuple(with_pictures(turns, row, layout.columns.values()))
+    return Conversation(turns, developers, is_written=not isinstance(answer, str))
 
 
 def developer_turns(values: Iterable[Any]) -> int:
@@ -273,8 +286,12 @@ def history_turns(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
 
 
 def _messages(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    turns = in_turn(aftersystem_turns(layout, row, map(role_turn, _list(layout, row, "messages"))))
-    return with_tools(turns, tools_of(row))
+    return _chat(layout, row, aftersystem_turns(layout, row, map(role_turn, _list(layout, row, "messages"))))
+
+
+def _chat(layout: Layout, row: Mapping[str, Any], turns: Sequence[Message]) -> tuple[Message, ...]:
+    """Return turns with the pictures and the tools of their row, up to the last that the model learns."""
+    return with_tools(in_turn(with_pictures(turns, row, layout.columns.values())), tools_of(row))
 
 
 def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -285,12 +302,11 @@ def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ..
         raise RowFault(EMPTY_COMPLETION, layout.columns["completion"])
     # As in TRL, the turns of the prompt are context, and the model learns those of the completion.
     context = [as_context(role_turn(turn)) for turn in prompt]
-    return with_tools(in_turn([*context, *map(role_turn, completion)]), tools_of(row))
+    return _chat(layout, row, [*context, *map(role_turn, completion)])
 
 
 def _sharegpt(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    turns = in_turn(aftersystem_turns(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
-    return with_tools(turns, tools_of(row))
+    return _chat(layout, row, aftersystem_turns(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
 
 
 def aftersystem_turns(layout: Layout, row: Mapping[str, Any], turns: Iterable[Message]) -> list[Message]:
@@ -299,13 +315,9 @@ def aftersystem_turns(layout: Layout, row: Mapping[str, Any], turns: Iterable[Me
     return messages if messages[:1] == system else [*system, *messages]
 
 
-_NOT_TEXT = "this version trains on text only"
+_NO_MEDIA = "this version trains on text and pictures only"
 _TOOLS = "only rows of turns can have tools, as messages or ShareGPT"
-_UNSUPPORTED_COLUMNS = {
-    **dict.fromkeys(
-        ("images", "image", "image_path", "image_paths", "videos", "video", "audios", "audio", "audio_path"), _NOT_TEXT
-    ),
-}
+_UNSUPPORTED_COLUMNS = dict.fromkeys(("videos", "video", "audios", "audio", "audio_path"), _NO_MEDIA)
 
 CHATS = ("messages", "sharegpt", "conversational", *ROW_FORM_LAYOUTS)
 """The layouts whose rows are turns. Only they can have tools."""

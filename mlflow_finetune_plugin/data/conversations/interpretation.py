@@ -26,6 +26,12 @@ from mlflow_finetune_plugin.data.conversations.layouts import (
     detect_layout,
 )
 from mlflow_finetune_plugin.data.conversations.nested_columns import LIST_COLUMNS, LIST_PARTS, unpacked
+from mlflow_finetune_plugin.data.conversations.pictures import (
+    ALL_PICTURES,
+    PICTURE_COLUMNS,
+    ignored_columns,
+    without_pictures,
+)
 from mlflow_finetune_plugin.data.conversations.prompt_formats import check_formats
 from mlflow_finetune_plugin.data.conversations.ratings import (
     check_answered,
@@ -44,6 +50,7 @@ from mlflow_finetune_plugin.data.conversations.turns.fields import unread_fields
 from mlflow_finetune_plugin.data.conversations.turns.tags import with_usual_names
 from mlflow_finetune_plugin.data.conversations.turns.tool_calls import TOOL_COLUMNS
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.images.turns import pictures_of
 from mlflow_finetune_plugin.methods import RowForm
 
 if TYPE_CHECKING:
@@ -88,7 +95,7 @@ class Interpretation:
 
     def __init__(self, layout: Layout, settings: ColumnSettings, template: PromptTemplate | None) -> None:
         self.layout, self._form = layout, settings.form
-        self._ignore, self._template, self._group = frozenset(settings.ignore), template, settings.group
+        self._ignore, self._template, self._group = _ignored(settings), template, settings.group
         self._chats = _turn_columns(layout, settings.form)
         self._lists, self._tags = _lists(settings), settings.tags
         columns = template.columns if template is not None else frozenset[str]()
@@ -132,6 +139,8 @@ class Interpretation:
         if self._form == "prompts":  # every column that is not of the prompt reaches the reward
             return
         sides = [turns for read in conversations for turns in (read.messages, read.rejected) if turns]
+        if any(pictures_of(turns) for turns in sides):
+            row = {name: value for name, value in row.items() if name not in PICTURE_COLUMNS}
         self.unused.add(row, sides)
 
     def check(self) -> None:
@@ -166,7 +175,7 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
     if settings.group is not None:
         check_group(rows, settings.group)
     lists = _lists(settings)
-    rows = [unpacked(_without(row, frozenset(settings.ignore)), lists) for row in rows]
+    rows = [unpacked(_without(row, _ignored(settings)), lists) for row in rows]
     template = None if settings.prompt_template is None else _template(settings.prompt_template, rows)
     layout = _layout(rows, settings, template)
     check_classes(layout, rows)
@@ -225,7 +234,12 @@ def _turn_columns(layout: Layout, form: RowForm) -> tuple[str, ...]:
 def _without(row: Mapping[str, Any], ignore: frozenset[str]) -> Mapping[str, Any]:
     if not ignore:
         return row
-    return without_fields({name: value for name, value in row.items() if name not in ignore}, ignore)
+    row = without_fields({name: value for name, value in row.items() if name not in ignore}, ignore)
+    return without_pictures(row) if ALL_PICTURES in ignore else row
+
+
+def _ignored(settings: ColumnSettings) -> frozenset[str]:
+    return ignored_columns(settings.ignore, settings.columns.values())
 
 
 def _lists(settings: ColumnSettings) -> frozenset[str]:

@@ -11,6 +11,7 @@ import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlflow_finetune_plugin.data.conversations.layouts import COMPOSED
+from mlflow_finetune_plugin.data.conversations.pictures import PICTURE_COLUMNS
 from mlflow_finetune_plugin.data.conversations.row_faults import NULL_FIELD, TEMPLATE_FAILS, RowFault
 from mlflow_finetune_plugin.errors import DataError
 
@@ -33,11 +34,11 @@ class PromptTemplate:
         names = jinja2.meta.find_undeclared_variables(tree)
         self.columns = frozenset(names - {_ROW} | _items_of_row(tree))
         """The columns that the template reads."""
-        if not self.columns:
-            raise DataError(f"{COMPOSED}: it reads no column; fix: write for example " + '"{{ question }}"')
 
     def check(self, present: list[str]) -> None:
-        """Raise DataError for a column that the file does not have."""
+        """Raise DataError for a column that the file does not have. The same prompt for all rows needs pictures."""
+        if not self.columns and not set(PICTURE_COLUMNS) & set(present):
+            raise DataError(f"{COMPOSED}: it reads no column; fix: write for example " + '"{{ question }}"')
         missing = sorted(self.columns - set(present))
         if missing:
             raise DataError(

@@ -20,6 +20,8 @@ TIE = "tie"
 PROMPTS_DIFFER = "prompts differ"
 UNSUPPORTED_ROLE = "unsupported role"
 UNSUPPORTED_FIELD = "unsupported field"
+PICTURES_AND_PLACES = "pictures and their places differ in number"
+TOO_MANY_PICTURES = "too many pictures"
 TEMPLATE_FAILS = "prompt template fails"
 SEVERAL_ANSWERS = "an answer of several turns that this chat template cannot write as one text"
 

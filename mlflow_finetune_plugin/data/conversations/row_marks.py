@@ -74,6 +74,6 @@ def _reason(column: str, value: Any) -> str | None:
     if column == "train_on_inputs":
         return "true, and only answers are trained on here" if str(value).lower() in ("1", "true") else None
     if column == "objects":
-        return "this version trains on text only" if isinstance(value, dict | list) else None
+        return "places within a picture, which this version does not read" if isinstance(value, dict | list) else None
     shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
     return f"{shown}, and the settings of a template are the same for all rows: set data.chat_template_kwargs"

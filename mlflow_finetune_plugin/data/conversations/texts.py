@@ -47,19 +47,19 @@ def content_text(value: Any, name: str, if_empty: str) -> str:
     """Return a content as ``verbatim`` does. The texts of a list of parts, as OpenAI and Anthropic write it, are joined."""
     if not isinstance(value, list):
         return verbatim(value, name, if_empty)
-    texts = []
-    for part in value:
-        if not isinstance(part, dict):
-            raise RowFault(WRONG_TYPE, f"a part of {name} is {excerpt_of(part)}, not an object")
-        kind = part.get("type")
-        if _is_thinking(part):
-            continue
-        if kind not in _TEXT_PARTS or "text" not in part:
-            raise RowFault(
-                UNSUPPORTED_FIELD, f"{name} of type {kind or ', '.join(map(str, part))}, and only text is read"
-            )
-        texts.append(part["text"] if isinstance(part["text"], str) else verbatim(part["text"], name, if_empty))
-    return verbatim("".join(texts), name, if_empty)
+    return verbatim("".join([part_text(part, name, if_empty) for part in value]), name, if_empty)
+
+
+def part_text(part: Any, name: str, if_empty: str) -> str:
+    """Return the text of one part of a content; "" for what the model thinks."""
+    if not isinstance(part, dict):
+        raise RowFault(WRONG_TYPE, f"a part of {name} is {excerpt_of(part)}, not an object")
+    kind = part.get("type")
+    if _is_thinking(part):
+        return ""
+    if kind not in _TEXT_PARTS or "text" not in part:
+        raise RowFault(UNSUPPORTED_FIELD, f"{name} of type {kind or ', '.join(map(str, part))}, and only text is read")
+    return part["text"] if isinstance(part["text"], str) else verbatim(part["text"], name, if_empty)
 
 
 def thinking_text(value: Any, name: str) -> str:

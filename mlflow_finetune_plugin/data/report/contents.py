@@ -76,6 +76,36 @@ class LabelReport:
 
 
 @dataclass(frozen=True)
+class PictureReport:
+    """The pictures of the rows that are used.
+
+    Attributes:
+        rows: Rows with pictures.
+        pictures: Pictures of all rows.
+        distinct: Different pictures.
+        smallest: The smallest width and the smallest height, in pixels.
+        largest: The largest width and the largest height, in pixels.
+        tokens: The tokens that stand for pictures in the examples of these rows.
+    """
+
+    rows: int
+    pictures: int
+    distinct: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    tokens: int
+
+    def __str__(self) -> str:
+        sizes = f"{self.smallest[0]:,} x {self.smallest[1]:,}"
+        if self.smallest != self.largest:
+            sizes += f" to {self.largest[0]:,} x {self.largest[1]:,}"
+        return (
+            f"{_count(self.pictures, 'picture')} in {_count(self.rows, 'row')}, {self.distinct:,} distinct, {sizes} pixels, "
+            f"{self.tokens / self.rows:,.0f} tokens of pictures per row"
+        )
+
+
+@dataclass(frozen=True)
 class DataReport:
     """The report on all files of a run.
 
@@ -118,6 +148,8 @@ class DataReport:
     validation_split: str = ""
     thinking_turns: int = 0
     """Assistant turns that hold what the model thought."""
+    pictures: PictureReport | None = None
+    """None where no row has a picture."""
 
     @property
     def rows_used(self) -> int:

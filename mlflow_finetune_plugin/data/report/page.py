@@ -70,6 +70,7 @@ def report_fragment(report: DataReport, title: str | None = None) -> str:
         _figures(report),
         _warnings(report),
         _files(report.files),
+        _pictures(report),
         _lengths(report),
         _labels(report),
         _findings(report.findings),
@@ -124,6 +125,10 @@ def _unused_columns(file: FileReport) -> str:
         return ""
     counts = ", ".join(f"<code>{escape(name)}</code> ({_n(rows)})" for name, rows in file.unused_columns.items())
     return f'<p class="soft">Columns of {escape(file.name)} that are not used, with the number of rows that have a value: {counts}</p>'
+
+
+def _pictures(report: DataReport) -> str:
+    return f"<h2>Pictures</h2><p>{escape(str(report.pictures))}</p>" if report.pictures is not None else ""
 
 
 def _lengths(report: DataReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from mlflow_finetune_plugin.data.report.contents import MAX_LINES, FileReport, S
 _EXAMPLE_CHARS = 200
 _SHOWN_COLUMNS = 50
 _MAX_LABELS = 10_000
+_BASE64 = re.compile(r"(data:[\w/.+-]*;base64,)[^\"]+")
 
 
 @dataclass
@@ -109,8 +111,14 @@ class Labels:
 def _excerpt(row: object) -> str:
     if row is None:
         return ""
-    text = json.dumps(row, ensure_ascii=False, default=str) if isinstance(row, Mapping | list | tuple) else str(row)
+    is_json = isinstance(row, Mapping | list | tuple)
+    text = json.dumps(row, ensure_ascii=False, default=_as_text) if is_json else str(row)
+    text = _BASE64.sub(r"\1...", text)
     return _clean(text if len(text) <= _EXAMPLE_CHARS else text[:_EXAMPLE_CHARS] + "...")
+
+
+def _as_text(value: object) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
 
 
 def _clean(text: str) -> Any:

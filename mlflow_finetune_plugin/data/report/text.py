@@ -23,6 +23,8 @@ def _lines(report: DataReport) -> Iterator[str]:
     for file in report.files:
         yield from _file(file)
     yield f"split  {report.eval_split}"
+    if report.pictures is not None:
+        yield f"images {report.pictures}"
     yield from _lengths("train", report.train)
     yield from _lengths("eval", report.eval)
     yield from _labels(report)

@@ -177,7 +177,7 @@ class CheckedRequest:
     Attributes:
         wants_usage: Whether the client requested a stream's usage event.
         body: The body. In the place of a picture's URL it has the picture's number, or its hash once it was read.
-        client_urls: The URLs of the pictures as the client sent them, which nobody has read.
+        client_urls: The URLs of the pictures as the client sent them, not read yet.
         pictures: The pictures that were read.
     """
 

@@ -164,7 +164,7 @@ def test_reasoning_has_one_form_whatever_the_file_has(thought):
     assert conversation.reasoning_turns == 1
 
 
-@pytest.mark.parametrize("column", ["images", "videos", "audios", "tools"])
+@pytest.mark.parametrize("column", ["video", "videos", "audios", "tools"])
 def test_what_no_layout_can_use_is_refused_by_name(column):
     row = {"instruction": "i", "output": "o", column: ["x"]}
     with pytest.raises(RowFault, match=rf"unsupported field: {column}: .*; data.ignore: \[{column}\]"):

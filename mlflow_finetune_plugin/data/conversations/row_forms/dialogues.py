@@ -9,11 +9,13 @@ from typing import Any
 
 from mlflow_finetune_plugin.data.conversations.conversion import history_turns, optional_of, system_turns, value_of
 from mlflow_finetune_plugin.data.conversations.layouts import Layout
+from mlflow_finetune_plugin.data.conversations.pictures import ALL_PICTURES, NOT_IN_THIS_FORM
 from mlflow_finetune_plugin.data.conversations.row_faults import (
     EMPTY_COMPLETION,
     EMPTY_PROMPT,
     NULL_FIELD,
     PROMPTS_DIFFER,
+    UNSUPPORTED_FIELD,
     WRONG_TYPE,
     RowFault,
 )
@@ -22,6 +24,7 @@ from mlflow_finetune_plugin.data.conversations.texts import excerpt_of, verbatim
 from mlflow_finetune_plugin.data.conversations.turns.chat import as_context, role_turn, sharegpt_turn, whole_text
 from mlflow_finetune_plugin.data.conversations.turns.tool_calls import TOOL_COLUMNS, tools_of
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import PICTURES
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -156,7 +159,10 @@ def row_tools(layout: Layout, row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _turn(turn: Any, column: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RowFault(WRONG_TYPE, f"a turn of {column} is {excerpt_of(turn)}, not an object")
-    return sharegpt_turn(turn) if "from" in turn and "role" not in turn else role_turn(turn)
+    read = sharegpt_turn(turn) if "from" in turn and "role" not in turn else role_turn(turn)
+    if PICTURES in read:
+        raise RowFault(UNSUPPORTED_FIELD, f"{NOT_IN_THIS_FORM}; data.ignore: [{ALL_PICTURES}] trains without them")
+    return read
 
 
 def _from_json(value: Any) -> Any:

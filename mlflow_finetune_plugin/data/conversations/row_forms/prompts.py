@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.data.conversations.conversion import (
     developer_turns,
 )
 from mlflow_finetune_plugin.data.conversations.layouts import PREFERENCE, Layout
+from mlflow_finetune_plugin.data.conversations.pictures import refuse_pictures
 from mlflow_finetune_plugin.data.conversations.row_faults import EMPTY_PROMPT, ROLES_OUT_OF_ORDER, RowFault
 from mlflow_finetune_plugin.data.conversations.row_forms.dialogues import prompt_turns, row_tools
 from mlflow_finetune_plugin.data.conversations.row_forms.pairs import pairs_of
@@ -35,6 +36,7 @@ def prompts_of(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
     Raises:
         RowFault: the row has no prompt.
     """
+    refuse_pictures(row, layout.columns.values())
     check_media(layout, row)
     if layout.name == PREFERENCE:
         prompt, answer = _of_pair(layout, row)

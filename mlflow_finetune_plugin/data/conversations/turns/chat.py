@@ -34,8 +34,10 @@ from mlflow_finetune_plugin.data.conversations.texts import (
     thinking_text,
 )
 from mlflow_finetune_plugin.data.conversations.turns.fields import check_turn_fields
+from mlflow_finetune_plugin.data.conversations.turns.picture_parts import content_with_pictures, has_pictures
 from mlflow_finetune_plugin.data.conversations.turns.tool_calls import calls_of, named_calls
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import PICTURES
 
 _WEIGHT = "weight"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -63,8 +65,11 @@ def unmarked(messages: Sequence[Message]) -> list[Message]:
 
 
 def whole_text(message: Message) -> str:
-    """Return all that a turn says as one text: its content, reasoning, calls and tools. Equal turns have equal texts."""
-    parts = {key: message[key] for key in ("reasoning_content", "tool_calls", "tools") if key in message}
+    """Return all that a turn says as one text: its content, reasoning, calls, tools and the names of its pictures.
+
+    Equal turns have equal texts.
+    """
+    parts = {key: message[key] for key in ("reasoning_content", "tool_calls", "tools", PICTURES) if key in message}
     return message["content"] + json.dumps(parts, ensure_ascii=False, sort_keys=True) if parts else message["content"]
 
 
@@ -103,6 +108,8 @@ def _turn(turn: Mapping[str, Any], role: str, key: str) -> Message:
         raise RowFault(UNSUPPORTED_FIELD, f"tool_calls in a {role} turn: only assistant turns call tools")
     if calls and optional_text(turn.get(key), key) == "":
         message: Message = {"role": role, "content": ""}
+    elif has_pictures(turn.get(key)):
+        message = {"role": role, **content_with_pictures(turn[key], key, role)}
     else:
         message = {"role": role, "content": _content(turn, key, role)}
     if calls:

@@ -17,9 +17,10 @@ OF_TURNS = "[]."
 """What the name of a field of turns begins with, among the names of columns."""
 
 _ONE_ANSWER = "a turn is read as one answer"
-_TEXT_ONLY = "this version trains on text only"
+_NO_MEDIA = "this version trains on text and pictures only"
 _REASONS = {
-    **dict.fromkeys(("audio", "images", "videos", "audios"), _TEXT_ONLY),
+    **dict.fromkeys(("audio", "videos", "audios"), _NO_MEDIA),
+    "images": "write each picture as a part of the content, or all of them into the column images of the row",
     **dict.fromkeys(("chosen", "rejected", "candidates"), _ONE_ANSWER),
     "refusal": "write it as the content of the turn",
     "tool_plan": "Cohere's plan before a call; write it into the content, or as reasoning_content",

@@ -29,7 +29,8 @@ def read(turns, column="messages", **settings):
         ({"label": "quality:4"}, "the attributes of an answer, which NeMo writes"),
         ({"name": "Bob"}, "name str 'Bob' of an assistant turn: the speaker"),
         ({"refusal": "No."}, "write it as the content of the turn"),
-        ({"images": ["a.png"]}, "this version trains on text only"),
+        ({"images": ["a.png"]}, "write each picture as a part of the content"),
+        ({"videos": ["a.mp4"]}, "this version trains on text and pictures only"),
     ],
 )
 @pytest.mark.parametrize("form", ["messages", "sharegpt"])

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
-from mlflow_finetune_plugin.training.ratings import borrowed, partners
+from mlflow_finetune_plugin.training.row_trainers.ratings import borrowed, partners
 
 pytestmark = pytest.mark.train
 
