@@ -17,9 +17,11 @@ MOST_PICTURES = 4
 """Of one prompt."""
 MOST_IN_CONVERSATION = 16
 """The router's limit of one request."""
+MOST_CHARACTERS = 18_000_000
+"""Of the data URLs of a conversation: a request to the router has room for a little more."""
 _LIMITS = PictureLimits(max_bytes=10_000_000)
-_LARGEST_SIDE = 1600
-"""Pixels. A larger picture is scaled down, for all sides alike: its PNG then has at most 8 MB, which every router accepts."""
+_LARGEST_SIDE = 1024
+"""Pixels. A larger picture is scaled down, for all sides alike: its PNG then has at most 3.2 MB, and a router accepts several."""
 _THUMBNAIL = 320
 
 

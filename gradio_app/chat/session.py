@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from gradio_app.chat.client import Endpoint, SamplingSettings, StreamedAnswer
 from gradio_app.chat.naming import is_distinctive, masked, names_itself
-from gradio_app.chat.pictures import MOST_IN_CONVERSATION, ShownPicture, picture_turn
+from gradio_app.chat.pictures import MOST_CHARACTERS, MOST_IN_CONVERSATION, ShownPicture, picture_turn
 from gradio_app.chat.revealed import RevealedAnswers
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.results import Message
@@ -370,6 +370,8 @@ class Session:
             )
         if any(name not in self.pictures for name in names):
             raise SessionError("A picture of this prompt is not on this page. Start a new conversation.")
+        if sum(len(self.pictures[name].url) for name in names) > MOST_CHARACTERS:
+            raise SessionError("The pictures of this conversation are too large together. Start a new one.")
 
     def _new_order(self) -> tuple[int, ...]:
         unshuffled = tuple(range(len(self.contenders)))

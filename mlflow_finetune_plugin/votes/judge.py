@@ -21,6 +21,7 @@ import httpx
 
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import pictures_of
 from mlflow_finetune_plugin.votes.journal.journal import Journal
 from mlflow_finetune_plugin.votes.journal.vote import (
     CastVote,
@@ -245,11 +246,14 @@ class AnsweredPairs:
 
 
 def voted_pairs(votes: Iterable[MirroredVote], texts: Mapping[str, TraceText]) -> list[Pair]:
-    """Return the pairs that were voted on, each once. Pairs are left out if their texts in MLflow are not those of the vote."""
+    """Return the pairs that were voted on, each once.
+
+    Pairs are left out if their texts in MLflow are not those of the vote, or if their prompt has pictures, which MLflow does not have.
+    """
     pairs: dict[tuple[str, frozenset[str]], Pair] = {}
     for vote in votes:
         left, right = (verified_text(side, vote.prompt_digest, texts) for side in (vote.left, vote.right))
-        if left is None or right is None:
+        if left is None or right is None or pictures_of(left.messages):
             continue
         sides = (_voted_side(vote.left, left, "left"), _voted_side(vote.right, right, "right"))
         turn = Turn(vote.turn_id, vote.session, left.messages, vote.prompt_set)

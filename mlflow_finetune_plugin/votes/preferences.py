@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import pictures_of
 from mlflow_finetune_plugin.votes.journal.vote import prompt_digest
 from mlflow_finetune_plugin.votes.mlflow.answer_trace import TraceText
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredSide, MirroredVote
@@ -27,6 +28,7 @@ NO_TEXT = "the traces are deleted, or their text is not the one that was voted o
 SAME_TEXT = "both answers are the same text"
 EMPTY = "an empty answer"
 CONTRADICTION = "an answer preferred in one turn and rejected in another, to the same prompt"
+HAS_PICTURES = "a prompt with pictures, of which a vote records the hashes only"
 REPEATED = "an answer that is already in another row with the same prompt"
 
 
@@ -148,6 +150,8 @@ def _decide(cast: Sequence[MirroredVote], texts: Mapping[str, TraceText]) -> Pre
     answers = [verified_text(side, cast[0].prompt_digest, texts) for side in (chosen, rejected)]
     if answers[0] is None or answers[1] is None:
         return NO_TEXT
+    if pictures_of(answers[0].messages):
+        return HAS_PICTURES
     if not answers[0].answer.strip() or not answers[1].answer.strip():
         return EMPTY
     if answers[0].answer == answers[1].answer:

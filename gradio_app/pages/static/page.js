@@ -111,7 +111,7 @@
   // Pictures ---------------------------------------------------------------------------------------------------------
 
   const MOST_PICTURES = 4;
-  const LARGEST_SIDE = 1600;
+  const LARGEST_SIDE = 1024;
   const KEPT_BYTES = 600_000;
   const MOST_CHARACTERS = 6_000_000;  // of all data URLs; the server refuses larger requests
   let picked = [];

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.images.turns import pictures_of
 from mlflow_finetune_plugin.methods import RowForm
 from mlflow_finetune_plugin.votes.journal.vote import prompt_digest
 from mlflow_finetune_plugin.votes.mlflow.answer_trace import TraceText
@@ -21,6 +22,7 @@ from mlflow_finetune_plugin.votes.preferences import (
     CONTRADICTION,
     EMPTY,
     EVENLY_SPLIT,
+    HAS_PICTURES,
     NO_TEXT,
     NOT_DECISIVE,
     REPEATED,
@@ -127,6 +129,8 @@ def _ratings_of(cast: Sequence[MirroredVote], texts: Mapping[str, TraceText]) ->
         text = verified_text(side, cast[0].prompt_digest, texts)
         if text is None:
             return NO_TEXT
+        if pictures_of(text.messages):
+            return HAS_PICTURES
         if not text.answer.strip():
             return EMPTY
         ratings.append(_Rating(text, is_good, tuple(cast)))
@@ -181,6 +185,8 @@ def _prompts(votes: Iterable[MirroredVote], texts: Mapping[str, TraceText]) -> V
         text = next(_texts_of(cast, texts), None)
         if text is None:
             left_out[NO_TEXT] += 1
+        elif pictures_of(text.messages):
+            left_out[HAS_PICTURES] += 1
         elif digest in rows:
             left_out[REPEATED_PROMPT] += 1
             known = rows[digest]

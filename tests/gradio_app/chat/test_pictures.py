@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from shown_pictures import BLUE, RED, data_url, picture
 
+from gradio_app.chat import session as session_module
 from gradio_app.chat.client import Endpoint
 from gradio_app.chat.html import history_view, panels, pictures_view
 from gradio_app.chat.pictures import MOST_PICTURES, PictureError, numbered, read_pictures, request_messages
@@ -90,7 +91,7 @@ def test_earlier_pictures_count_for_the_side_too():
         ask(of, "And now?")
 
 
-def test_a_conversation_has_a_limit_and_drops_pictures_of_turns_that_were_undone():
+def test_a_conversation_has_a_limit_and_drops_pictures_of_turns_that_were_undone(monkeypatch):
     of = session()
     ask(of, "What is it?", SQUARE)
     of.undo()
@@ -101,6 +102,10 @@ def test_a_conversation_has_a_limit_and_drops_pictures_of_turns_that_were_undone
     with pytest.raises(SessionError, match="17 pictures; the limit is 16"):
         ask(of, "More", *[SQUARE] * MOST_PICTURES)
     assert not of.successor(None).pictures
+    of.turns = of.turns[:1]
+    monkeypatch.setattr(session_module, "MOST_CHARACTERS", 2 * len(SQUARE))
+    with pytest.raises(SessionError, match="too large together"):
+        ask(of, "More", SQUARE, SQUARE)
     assert of.pictures
 
 
@@ -111,7 +116,7 @@ def test_a_large_picture_is_scaled_and_a_turned_one_is_upright():
     Image.new("RGB", (3000, 1000), RED).save(stream, "JPEG", exif=exif)
     (shown,) = read_pictures([data_url(Picture.of(stream.getvalue()), "jpeg")])
     sent = read_picture(shown.url, folder=None)
-    assert (sent.width, sent.height) == (533, 1600)
+    assert (sent.width, sent.height) == (341, 1024)
     assert sent.sha256 == shown.name
     assert len(shown.thumbnail) < 20_000
 

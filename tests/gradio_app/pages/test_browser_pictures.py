@@ -45,7 +45,7 @@ def test_a_person_shows_pictures_to_both_sides_blind_and_votes(screen, stand):
     assert text == {"type": "text", "text": "what do you see?"}
     shown = [read_picture(part["image_url"]["url"], folder=None) for part in (first, second)]
     assert shown[0].pixels().tobytes() == SQUARE.pixels().tobytes()
-    assert (shown[1].width, shown[1].height) == (1600, 1600)
+    assert (shown[1].width, shown[1].height) == (1024, 1024)
 
     page.vote("left")
     (cast,) = stand.votes("\ufffc\ufffcwhat do you see?")

@@ -2,13 +2,16 @@
 
 import importlib.util
 import re
+import shutil
 
+import mlflow
 import pytest
 from compare_screen import CompareScreen
 from conftest import wait_for
 from playground_stand import playground_command
 from playwright.sync_api import expect
-from served_models import QUESTIONS, registry_of_bot
+from served_models import QUESTIONS, VersionMaker, registry_of_bot
+from shown_pictures import BLUE, LANGUAGE_LAYERS, RED, VISION, picture
 
 from mlflow_finetune_plugin.votes import read_votes
 
@@ -67,3 +70,44 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         assert [vote.vote.choice for vote in found] == cast
         assert all(vote.fault is None for vote in found)
         page.page.close()
+
+
+@pytest.fixture
+def registry_that_sees(tmp_path, empty_store):
+    """``shapes``: both versions read pictures; version 1 is champion, version 2 challenger."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        maker = VersionMaker(f"sqlite:///{tmp_path}/mlflow.db", VISION, "embedded-vision")
+        for number, alias in ((1, "champion"), (2, "challenger")):
+            maker.make("shapes", seed=number, target_modules=LANGUAGE_LAYERS)
+            maker.client.set_registered_model_alias("shapes", alias, str(number))
+        yield maker
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.timeout(900)
+def test_a_person_shows_pictures_to_two_served_versions_and_votes(browser, registry_that_sees, tmp_path):
+    arguments = ("--model", "shapes", "--engine", "transformers", "--store", str(tmp_path / "store"))
+    uri = registry_that_sees.uri
+    with playground_command(tmp_path, uri, *arguments, listens_in_s=600) as url:
+        page = CompareScreen(browser.new_page(), url).open()
+        answers = []
+        for shown in (picture(RED), picture(BLUE, round_shape=True)):
+            if answers:
+                page.button("new").click()
+                expect(page.page.locator(".mf-pictures img")).to_have_count(0)
+            expect(page.page.locator("#mf-picker")).to_be_visible()
+            buffer = {"name": "shape.png", "mimeType": "image/png", "buffer": shown.content}
+            page.page.set_input_files(".mf-picker input", buffer)
+            page.ask("What shape is it?")
+            expect(page.page.locator(".mf-pictures img")).to_have_count(1)
+            answers.append({page.answer(position).inner_text() for position in (0, 1)})
+            page.vote("left")
+        assert answers[0] != answers[1]  # to the same words
+        page.show_names()
+        wait_for(lambda: len(read_votes("shapes", uri).votes) == 2, 60, "votes in MLflow")
+        page.page.close()
+    assert {vote.vote.left.receipt.version for vote in read_votes("shapes", uri).votes} <= {"1", "2"}
+    assert not [vote.fault for vote in read_votes("shapes", uri).votes if vote.fault]

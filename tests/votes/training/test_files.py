@@ -8,7 +8,7 @@ from votes_cast import vote
 
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, interpret
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.votes.preferences import CONTRADICTION, EVENLY_SPLIT, NOT_DECISIVE, REPEATED
+from mlflow_finetune_plugin.votes.preferences import CONTRADICTION, EVENLY_SPLIT, HAS_PICTURES, NOT_DECISIVE, REPEATED
 from mlflow_finetune_plugin.votes.training.files import GROUP_COLUMN, read_vote_files, rows_path, write_vote_files
 from mlflow_finetune_plugin.votes.training.rows import LAYOUTS, REPEATED_PROMPT, TIE
 
@@ -53,6 +53,17 @@ def test_rated_answers_take_both_bad_as_two_bad_answers_and_no_tie(ledger, tmp_p
         ("poor", False),
     ]
     assert file.left_out == {TIE: 1}
+
+
+@pytest.mark.parametrize(("form", "rows_of_the_other"), [("pairs", 1), ("rated", 2), ("answers", 1), ("prompts", 1)])
+def test_prompts_with_pictures_give_no_rows_and_are_counted(ledger, tmp_path, form, rows_of_the_other):
+    cast = vote(1, "left", answers=("good", "bad"))
+    turn = {"role": "user", "content": "\ufffcwhat is it?", "pictures": ["a" * 64]}
+    ledger.cast(replace(cast, turn=replace(cast.turn, messages=(turn,))), vote(2, "left"))
+    file, rows = written(ledger, tmp_path / "rows", form)
+    assert len(rows) == rows_of_the_other
+    assert "pictures" not in json.dumps(rows)
+    assert file.left_out == {HAS_PICTURES: 1}
 
 
 def test_the_voters_of_a_turn_rate_it_together(ledger, tmp_path):
