@@ -1,5 +1,6 @@
 """LoRA and its relatives: each trains, is saved as adapters that load on the untouched base, and refuses what it cannot do."""
 
+import copy
 import itertools
 import json
 import math
@@ -95,13 +96,13 @@ def test_vllm_takes_what_is_declared_so_and_nothing_else(module, llama, tmp_path
     ceilings = get_args(pytest.importorskip("vllm.config.lora").MaxLoRARanks)
     assert ceilings == lora.VLLM_RANKS
     inits = get_args(module.Options.model_fields["init"].annotation)
-    seen = set()
+    facts, base, seen = facts_of(llama), loading.load_base_model(found(llama)), set()
     for init, dora, rslora in itertools.product(inits, (False, True), (False, True)):
         if dora and init in ("pissa", "olora"):
             continue  # refused by resolve
-        options = module.resolve(module.Options(rank=4, init=init, dora=dora, rslora=rslora), facts_of(llama), {})
+        options = module.resolve(module.Options(rank=4, init=init, dora=dora, rslora=rslora), facts, {})
         folder = tmp_path / f"{init}-{dora}-{rslora}"
-        model = module.apply(loading.load_base_model(found(llama)), options, seed=0, folder=folder)
+        model = module.apply(copy.deepcopy(base), options, seed=0, folder=folder)
         module.save(model, options, folder / "adapter", start=folder)
         saved = json.loads((folder / "adapter" / "adapter_config.json").read_text())
         for rank in (1, 4, 8, 9, 128, 256, 257, 300, 320, 321, 512, 513):

@@ -24,6 +24,8 @@ from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree
 
 POISON = 77
 """A token whose embedding the tests below make the model fail on."""
+TOKENS = 17
+"""Tokens of an answer that is longer than the sliding window of the tiny bases, 16, whatever its prompt."""
 
 
 class Decoding:
@@ -85,11 +87,13 @@ def test_rows_of_any_architecture_decoded_together_say_what_generate_says(family
     texts = ["my parcel", "the quick brown fox jumps over the lazy dog and the kettle", "a", "delivery of returns"]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
     expected = [  # one by one: padding is what is being tested
-        greedy_answers(model, [prompt], max_new_tokens=30, stop_token_ids=[tokenizer.eos_token_id], pad_token_id=0)[0]
+        greedy_answers(model, [prompt], max_new_tokens=TOKENS, stop_token_ids=[tokenizer.eos_token_id], pad_token_id=0)[
+            0
+        ]
         for prompt in prompts
     ]
     with decoding(Base(model).tree, tokenizer) as running:
-        sequences = [running.sequence(prompt, max_tokens=30) for prompt in prompts]
+        sequences = [running.sequence(prompt, max_tokens=TOKENS) for prompt in prompts]
         running.scheduler.submit(sequences)
         answers = [without_stop(update, tokenizer.eos_token_id) for update in running.last_words(sequences)]
     assert answers == expected
