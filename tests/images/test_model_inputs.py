@@ -35,12 +35,12 @@ def prompts(base, tmp_path_factory) -> list[tuple[int, ...]]:
             inputs.processor.tokenizer(whole, add_special_tokens=False).input_ids, chosen, inputs, store
         )
 
-    place = inputs.placeholder
+    mark = inputs.placeholder
     return [
-        prompt(f"{place}Name{place}", *names[:2]),
+        prompt(f"{mark}Name{mark}", *names[:2]),
         prompt("A text without any picture"),
-        prompt(f"{place}What is it?", names[2]),
-        prompt(f"{place}What is it?", names[3]),
+        prompt(f"{mark}What is it?", names[2]),
+        prompt(f"{mark}What is it?", names[3]),
     ]
 
 
