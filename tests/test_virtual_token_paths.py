@@ -45,7 +45,7 @@ def test_run_continue_serve_certify_promote_roll_back(adaptation: str, tmp_path:
     (project / "finetune.yaml").write_text(recipe.replace("register: {name: quickstart}", GATE), encoding="utf-8")
     client = workplace.client()
     first, _ = trained(workplace, adaptation, 40)
-    second, rows = trained(workplace, adaptation, 40, "-P", f"start_from=models:/quickstart/{first}")
+    second, rows = trained(workplace, adaptation, 12, "-P", f"start_from=models:/quickstart/{first}")
     with serving(
         tmp_path, workplace.tracking_uri, "quickstart", "--engine", "transformers", "--poll", "0.2"
     ) as service:
