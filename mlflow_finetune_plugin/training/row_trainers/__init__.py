@@ -12,12 +12,12 @@ from mlflow_finetune_plugin.lazy import names_on_first_use
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.training.row_trainers.pairs import PairTrainer
     from mlflow_finetune_plugin.training.row_trainers.pictures import PictureTrainer
-    from mlflow_finetune_plugin.training.row_trainers.ratings import RatingTrainer
+    from mlflow_finetune_plugin.training.row_trainers.ratings import RatedTrainer
 
 __all__ = [
     "PairTrainer",
     "PictureTrainer",
-    "RatingTrainer",
+    "RatedTrainer",
 ]
 
 __getattr__ = names_on_first_use(
@@ -25,6 +25,6 @@ __getattr__ = names_on_first_use(
     {
         "PairTrainer": "pairs",
         "PictureTrainer": "pictures",
-        "RatingTrainer": "ratings",
+        "RatedTrainer": "ratings",
     },
 )
