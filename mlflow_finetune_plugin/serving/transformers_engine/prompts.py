@@ -18,7 +18,7 @@ _LIMITS = PictureLimits(max_bytes=2**28)
 
 @dataclass(frozen=True)
 class ShownPictures:
-    """The pictures of one prompt. They are equal if their ``names`` are, which distinguishes prompts with equal tokens.
+    """The pictures of one prompt. They are equal if their ``names`` are, so that prompts with equal tokens are not confused.
 
     Attributes:
         names: The SHA-256 of each picture's file, in the order of the prompt.
