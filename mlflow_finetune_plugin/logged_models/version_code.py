@@ -49,7 +49,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "cf00023b45abf1a5cbbcc7f3ec2951f486eb0bfa08ab44601ebd04aedde47e34",
         )
     ),
-    "picture.py": frozenset(("c9751b18353cd02fc230be2a26cc72b5c90c83a6fff5be80ed73eb2af32404e1",)),
+    "picture.py": frozenset(("98c4f685c42035dd9bd0fe67466d80dbed9a794a50de99fb66e4d4dc88d8e5f4",)),
     "answer_text.py": frozenset(("bbe2cfdc0ea9d3349e80220a1b1075029080d4c0e22632039148d34e01ad1af4",)),
     "weights_digest.py": frozenset(
         (
