@@ -13,7 +13,7 @@ from served_models import registry_of_bot
 from mlflow_finetune_plugin import api
 from mlflow_finetune_plugin.errors import ReloadError
 from mlflow_finetune_plugin.logged_models.loading import load_logged
-from mlflow_finetune_plugin.logged_models.version_code import EARLIER_CODE, LOADER, SHARED_CODE
+from mlflow_finetune_plugin.logged_models.version_code import EARLIER_CODE, LOADER, PICTURE_CODE, SHARED_CODE
 from mlflow_finetune_plugin.methods import load_method, method_names
 
 pytestmark = pytest.mark.store
@@ -167,7 +167,7 @@ def test_a_version_of_this_package_loads_and_answers(version):
 
 def test_every_file_that_travels_has_its_digest_on_record():
     installed = [path for name in method_names("adaptation") for path in load_method("adaptation", name).MODEL_CODE]
-    for path in (LOADER, *SHARED_CODE, *installed):
+    for path in (LOADER, *SHARED_CODE, *PICTURE_CODE, *installed):
         assert hashlib.sha256(path.read_bytes()).hexdigest() in EARLIER_CODE[path.name], (
             f"add the digest of {path.name}"
         )
