@@ -5,8 +5,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_bases import tiny_base
+from training.row_trainers.test_pairs import LENGTHS, pairs_of, saves
 from training.shared_steps import together
-from training.test_pairs import LENGTHS, pairs_of, saves
 from training.trained import events, logged, run
 from transformers import AutoTokenizer
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_bases import tiny_base
-from training.test_pairs import LENGTHS, saves
+from training.row_trainers.test_pairs import LENGTHS, saves
 from training.trained import IGNORED, adapted, logged, run
 from transformers import AutoTokenizer
 
