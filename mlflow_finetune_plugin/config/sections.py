@@ -104,6 +104,12 @@ class DataSettings(Section):
         description="Column that names the group of a row (a conversation, a customer). The rows of a group are on one side "
         "of the split, and intervals count groups instead of rows.",
     )
+    picture_hosts: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]+)?$")]], BeforeValidator(_as_names)
+    ] = Field(
+        default_factory=list,
+        description="Hosts from which pictures behind https links are fetched, e.g. [images.example.com]. Other links are refused.",
+    )
     max_skipped: float = Field(
         0.1,
         ge=0,

@@ -107,7 +107,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     store = PictureStore(folder / "pictures")
     renderer.picture_store = store
-    pictures = RowPictures(store, sees=renderer.pictures is not None)
+    pictures = RowPictures(store, sees=renderer.pictures is not None, hosts=request.picture_hosts)
     with Spool(folder / "rows.spool") as spool:
         reader = Reader(
             spool,

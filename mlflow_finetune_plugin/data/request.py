@@ -82,6 +82,7 @@ class DataRequest:
         group: The column that names the group of a row; None means that rows are independent.
         form: What the objective needs each row to hold.
         virtual_token_ids: The ids that are put in front of every training and validation row; they count in ``max_length``.
+        picture_hosts: The hosts from which pictures behind links are fetched.
     """
 
     train: tuple[DataFile, ...]
@@ -99,6 +100,7 @@ class DataRequest:
     group: str | None = None
     form: RowForm = "answers"
     virtual_token_ids: tuple[int, ...] = ()
+    picture_hosts: tuple[str, ...] = ()
 
     @property
     def most_tokens(self) -> int:

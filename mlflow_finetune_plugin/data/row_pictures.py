@@ -9,7 +9,7 @@ from pathlib import Path
 from mlflow_finetune_plugin.data.conversations.conversion import Conversation
 from mlflow_finetune_plugin.data.conversations.pictures import ALL_PICTURES
 from mlflow_finetune_plugin.data.conversations.row_faults import UNSUPPORTED_FIELD, RowFault
-from mlflow_finetune_plugin.images import PictureFault, PictureStore, read_picture
+from mlflow_finetune_plugin.images import PictureFault, PictureLinks, PictureStore, read_picture
 from mlflow_finetune_plugin.images.turns import PICTURES, pictures_of
 
 _LONGEST_PATH = 4096
@@ -19,14 +19,15 @@ _MOST_PATHS = 100_000
 class RowPictures:
     """The pictures of a run. ``sizes`` has the width and height of each one in pixels, by its name."""
 
-    def __init__(self, store: PictureStore, *, sees: bool) -> None:
+    def __init__(self, store: PictureStore, *, sees: bool, hosts: Sequence[str] = ()) -> None:
         """Start without pictures.
 
         Args:
             store: Where the pictures are written.
             sees: Whether the base takes pictures.
+            hosts: The hosts from which links are fetched.
         """
-        self._store, self._sees = store, sees
+        self._store, self._sees, self._links = store, sees, PictureLinks(hosts)
         self.sizes: dict[str, tuple[int, int]] = {}
         self._names: dict[tuple[str, Path], str] = {}
 
@@ -71,7 +72,7 @@ class RowPictures:
 
     def _read(self, source: object, folder: Path | None) -> str:
         try:
-            picture = read_picture(source, folder=folder)
+            picture = read_picture(source, folder=folder, links=self._links)
         except PictureFault as fault:
             raise RowFault(fault.reason, fault.detail) from fault
         self.sizes[picture.sha256] = (picture.width, picture.height)

@@ -1,6 +1,6 @@
 """A picture of a row or of a request: read within limits, the right way up, in three colours, and the same wherever it is used.
 
-A picture is written as a path, a data URL or bytes, and is never fetched from the network. It is checked before it is decoded.
+A picture is written as a path, a data URL or bytes, or as a link to a host that the user allowed. It is checked before it is decoded.
 Everything that shows a picture to a model takes ``Picture.pixels()``, so a rotation that a camera noted, a transparent background or
 an unusual colour space cannot make training and serving see different things. Names are imported on first use.
 """
@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.images.fingerprints import AlikePictures, fingerprint
+    from mlflow_finetune_plugin.images.links import PictureLinks
     from mlflow_finetune_plugin.images.model_inputs import PictureInputs
     from mlflow_finetune_plugin.images.picture import Picture, PictureFault, PictureLimits
     from mlflow_finetune_plugin.images.sources import read_picture
@@ -24,6 +25,7 @@ __all__ = [
     "PictureFault",
     "PictureInputs",
     "PictureLimits",
+    "PictureLinks",
     "PictureStore",
     "fingerprint",
     "read_picture",
@@ -37,6 +39,7 @@ __getattr__ = names_on_first_use(
         "PictureFault": "picture",
         "PictureInputs": "model_inputs",
         "PictureLimits": "picture",
+        "PictureLinks": "links",
         "PictureStore": "store",
         "fingerprint": "fingerprints",
         "read_picture": "sources",

@@ -1,4 +1,4 @@
-"""Read a picture from what a row or a request names: a path, a data URL, bytes, or a link, which is refused."""
+"""Read a picture from what a row or a request names: a path, a data URL, bytes, or a link to an allowed host."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.images.links import LINK, PictureLinks
 from mlflow_finetune_plugin.images.picture import TOO_LARGE, UNREADABLE, Picture, PictureFault, PictureLimits
 
 MISSING = "missing picture"
-LINK = "picture behind a link"
 
 _DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w=.-]+)*?;base64,", re.IGNORECASE)
 _LINK = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _SHOWN_CHARS = 60
 
 
-def read_picture(source: Any, *, folder: Path | None, limits: PictureLimits | None = None) -> Picture:
+def read_picture(
+    source: Any, *, folder: Path | None, limits: PictureLimits | None = None, links: PictureLinks | None = None
+) -> Picture:
     """Return the picture that ``source`` names.
 
     Args:
@@ -27,9 +29,10 @@ def read_picture(source: Any, *, folder: Path | None, limits: PictureLimits | No
             ``path``, as ``datasets`` writes pictures.
         folder: The folder of the data file; None where the source is of a client, who must not name files.
         limits: What the picture may be.
+        links: Fetches links; None refuses them.
 
     Raises:
-        PictureFault: there is no such picture, it is behind a link, or it cannot be used.
+        PictureFault: there is no such picture, it is behind a link that may not be fetched, or it cannot be used.
     """
     limits = limits or PictureLimits()
     if isinstance(source, Mapping):
@@ -43,9 +46,11 @@ def read_picture(source: Any, *, folder: Path | None, limits: PictureLimits | No
     if source[:7].lower() == "file://":
         source = source[7:]
     elif _LINK.match(source):
-        raise PictureFault(
-            LINK, f"{_excerpt(source)}: nothing is fetched from the network; fix: save the picture and write its path"
-        )
+        if links is None:
+            raise PictureFault(
+                LINK, f"{_excerpt(source)}: nothing is fetched from the network; fix: send the picture itself"
+            )
+        return Picture.of(links.fetch(source, limits), limits)
     if folder is None:
         raise PictureFault(UNREADABLE, "not a data URL; fix: send the picture as data:image/png;base64,...")
     return Picture.of(_of_file(folder / source, source, limits), limits)

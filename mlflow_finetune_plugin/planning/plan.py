@@ -286,6 +286,7 @@ def data_request(plan: Plan) -> DataRequest:
         group=GROUP_COLUMN if is_grouped_by_votes else data.group,
         form=plan.method.objective.ROWS,
         virtual_token_ids=plan.virtual_token_ids,
+        picture_hosts=tuple(data.picture_hosts),
     )
 
 

@@ -123,6 +123,18 @@ def test_a_held_out_picture_that_looks_like_one_to_train_on_is_a_warning(folder,
     assert not [f for f in prepared(folder, rows(3), seeing, rows(2, start=8)).report.findings if "picture" in f.check]
 
 
+def test_pictures_to_train_on_that_look_alike_in_other_files_are_a_warning(folder, seeing):
+    small = Image.open(io.BytesIO(drawn(1))).resize((36, 30))
+    small.save(folder / "images" / "small.jpg", quality=90)
+    copied = [*rows(3), rows(1)[0], {**rows(1)[0], "image": "images/small.jpg"}]
+    report = prepared(folder, copied, seeing, rows(2, start=8)).report
+    (copy,) = [finding for finding in report.findings if finding.check == "pictures in train twice"]
+    assert (copy.count, copy.places) == (1, ("train.jsonl line 5",))
+    name = Picture.of((folder / "images" / "small.jpg").read_bytes()).sha256[:12]
+    assert copy.example.startswith(f"train.jsonl line 5: picture 36 x 30, {name} | train.jsonl line 2: picture 48 x 40")
+    assert "1 of 4 pictures to train on looks like an earlier one in another file" in report_text(report)
+
+
 def test_equal_questions_differ_by_their_pictures(folder, seeing):
     other = {**rows(1)[0], "completion": "red"}
     report = prepared(folder, [*rows(3), rows(1)[0], other], seeing, [rows(2)[1]]).report
@@ -215,7 +227,7 @@ def bomb():
     ("image", "reason", "detail"),
     [
         ("images/none.png", "missing picture", "images/none.png: no such file"),
-        ("https://example.com/a.png", "picture behind a link", "nothing is fetched from the network"),
+        ("https://example.com/a.png", "picture behind a link", "allow its host in data.picture_hosts"),
         (data_url(bomb()), "picture too large", "40,000,000 pixels; at most"),
         ("data:image/png;base64,%%%", "unreadable picture", "its base64 text is not valid"),
         (data_url(drawn(3)[:100]), "unreadable picture", "Error: "),

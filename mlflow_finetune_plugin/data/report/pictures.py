@@ -1,4 +1,4 @@
-"""Count the pictures of the rows, and find held-out pictures that look like one to train on."""
+"""Count the pictures of the rows, and find those that look like another one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.images.store import Pictures
 from mlflow_finetune_plugin.threads import idle_cores
 
 LEAKED_PICTURES = "eval pictures in train"
+COPIED_PICTURES = "pictures in train twice"
 
 _SHOWN_DIGITS = 12
 
@@ -75,15 +76,39 @@ class PictureTally:
         )
 
     def findings(self) -> list[DataFinding]:
-        """Return the finding on held-out rows with a picture that looks like one to train on."""
-        names = [*self._trained, *(self._distinct_held_out() - self._trained.keys())]
-        if not self._trained or not self._held_out:
+        """Return the findings on pictures to train on that look alike, and on held-out rows with a picture like one of them."""
+        if not self._trained:
             return []
-        bits = self._fingerprints(names)
-        trained = AlikePictures()
+        bits = self._fingerprints([*self._trained, *(self._distinct_held_out() - self._trained.keys())])
+        trained, copies = AlikePictures(), dict[str, str]()
         for name in self._trained:
+            if match := trained.find(bits[name]):
+                copies[name] = str(match)
             trained.add(bits[name], name)
         alike = {name: str(match) for name in self._distinct_held_out() if (match := trained.find(bits[name]))}
+        return [*self._copied(copies), *self._leaked(alike)]
+
+    def _copied(self, copies: Mapping[str, str]) -> list[DataFinding]:
+        """Return the finding on pictures that are not an earlier one's file, but look like it; ``copies`` names that one."""
+        if not copies:
+            return []
+        name, match = next(iter(copies.items()))
+        verb = "looks" if len(copies) == 1 else "look"
+        return [
+            DataFinding(
+                COPIED_PICTURES,
+                len(copies),
+                f"of {len(self._trained):,} pictures to train on {verb} like an earlier one in another file, so what it shows "
+                "weighs more",
+                tuple(dict.fromkeys(self._trained[copy] for copy in [*copies][:MAX_LINES])),
+                f"{self._trained[name]}: {picture_text(name, self._sizes)} | {self._trained[match]}: "
+                f"{picture_text(match, self._sizes)}",
+                "remove the rows with copies, unless they are meant to weigh more",
+            )
+        ]
+
+    def _leaked(self, alike: Mapping[str, str]) -> list[DataFinding]:
+        """Return the finding on held-out rows with a picture that looks like one to train on; ``alike`` names that one."""
         leaks = [(names, position) for names, position in self._held_out if not alike.keys().isdisjoint(names)]
         if not leaks:
             return []
