@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mlflow_finetune_plugin.data.report.contents import PictureReport
-from mlflow_finetune_plugin.data.report.pictures import PictureTally
+from mlflow_finetune_plugin.data.report.pictures import COPIED_PICTURES, PictureTally
 from mlflow_finetune_plugin.images import Picture, PictureStore
 
 
@@ -68,9 +68,9 @@ def test_a_copy_in_another_size_and_format_leaks(store, sizes, add):
     assert str(leak).startswith("1 of 2 held-out rows with pictures shows a picture that looks like one to train on")
 
 
-@pytest.mark.parametrize("is_held_out", [True, False])
-def test_copies_on_one_side_do_not_leak(store, sizes, add, is_held_out):
+@pytest.mark.parametrize(("is_held_out", "checks"), [(True, []), (False, [COPIED_PICTURES])])
+def test_copies_on_one_side_do_not_leak(store, sizes, add, is_held_out, checks):
     tally = PictureTally(store, sizes, 7)
     for position, name in (("a line 1", add("left")), ("a line 2", add("left", (80, 60)))):
         tally.note([name], position, is_held_out=is_held_out)
-    assert tally.findings() == []
+    assert [finding.check for finding in tally.findings()] == checks
