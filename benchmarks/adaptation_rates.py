@@ -12,11 +12,11 @@ import os
 import tempfile
 from pathlib import Path
 
-RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-def run(folder: Path, parameters: dict[str, str]) -> dict[str, float]:
-    """One run; the last value of every metric it reported."""
+def run(folder: Path, parameters: dict[str, str], recipe: str = "quickstart") -> dict[str, float]:
+    """Run a recipe. Returns the last value of every metric, and the learning rate."""
     from mlflow import MlflowClient
 
     from mlflow_finetune_plugin import pipeline
@@ -25,7 +25,8 @@ def run(folder: Path, parameters: dict[str, str]) -> dict[str, float]:
     from mlflow_finetune_plugin.jobs.report import Report, ReportReader
     from mlflow_finetune_plugin.stages.context import RunContext
 
-    config = resolve_paths(load_config(RECIPE, "lora", parameters, caller=folder), RECIPE)
+    project = RECIPES / recipe
+    config = resolve_paths(load_config(project, "lora", parameters, caller=folder), project)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("rates", artifact_location=str(folder / "artifacts"))
@@ -35,7 +36,10 @@ def run(folder: Path, parameters: dict[str, str]) -> dict[str, float]:
     pipeline.run(config.model_copy(update={"register_as": None}), RunContext(run_id, uri, folder / "work"), report)
     values: dict[str, float] = {}
     for event in ReportReader(folder / "report.jsonl").new_events():
-        values |= event.get("values", {}) if event["event"] == "metrics" else {}
+        if event["event"] == "metrics":
+            values |= event["values"]
+        elif event["event"] == "params":
+            values["learning_rate"] = float(event["values"]["training.learning_rate"])
     return values
 
 
